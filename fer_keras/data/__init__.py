@@ -1,0 +1,1 @@
+"""Raw pictures to FaceDataset to tf.data."""

@@ -1,0 +1,233 @@
+"""FaceDataset: a folder of prepared faces, the one currency of training and evaluation.
+
+    DIR/dataset.json   labels, picture size, channels, group columns, label map, every prepare setting, counts
+    DIR/manifest.csv   one line a picture: row, label, split, kept, reason, groups, identity, votes_*, ..., source
+    DIR/faces.npy      uint8 (n, height, width, channels), RGB or grey, 0..255; line i of the manifest is face i
+
+Pictures that cleaning dropped stay in the manifest (kept is False, reason says why), so nothing disappears unseen; one
+that could not be decoded has a black picture in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_keras.errors import DataError
+from fer_keras.files import replace_folder, write_json
+from fer_keras.labels import VOTE_NAMES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("train", "validation", "test")
+UNKNOWN = "unknown"
+VOTE_COLUMNS = tuple(f"votes_{name}" for name in VOTE_NAMES)
+FORMAT_VERSION = 1
+_NPY_HEADER_BYTES = 128
+
+
+@dataclass(frozen=True)
+class FaceDataset:
+    """A prepared data set, opened for reading. Faces are memory-mapped: opening costs nothing, whatever the size."""
+
+    path: Path
+    info: Mapping[str, Any] = field(repr=False)
+    manifest: pd.DataFrame = field(repr=False)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> FaceDataset:
+        """Open the folder that `training.prepare` wrote.
+
+        Raises DataError where the folder is missing, incomplete, or its files disagree.
+        """
+        import pandas as pd
+
+        folder = Path(path)
+        missing = [name for name in ("dataset.json", "manifest.csv", "faces.npy") if not (folder / name).is_file()]
+        if missing:
+            what = f"lacks {', '.join(missing)}" if folder.is_dir() else "does not exist"
+            raise DataError(f"{folder} is not a prepared data set: it {what}; make one with python -m training.prepare")
+        try:
+            info = json.loads((folder / "dataset.json").read_text())
+            text_columns = dict.fromkeys(["label", "split", "reason", "identity", "source", *info["group_columns"]], str)
+            manifest = pd.read_csv(folder / "manifest.csv", dtype=text_columns, keep_default_na=False)
+            shape = np.load(folder / "faces.npy", mmap_mode="r").shape
+        except (ValueError, KeyError, OSError) as error:
+            raise DataError(f"{folder} can't be read as a data set ({error}); prepare it again") from error
+        expected = (len(manifest), info["image_size"], info["image_size"], info["channels"])
+        if shape != expected:
+            raise DataError(f"{folder}/faces.npy has shape {shape}, the manifest says {expected}; prepare it again")
+        return cls(folder, info, manifest)
+
+    @property
+    def name(self) -> str:
+        """What the data set is called: the name of its folder."""
+        return self.path.resolve().name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of every target and probability vector."""
+        return tuple(self.info["labels"])
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of every face, in pixels."""
+        return int(self.info["image_size"])
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return int(self.info["channels"])
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """Demographic columns of the manifest, such as gender and age_group. Not known is the word "unknown"."""
+        return tuple(self.info["group_columns"])
+
+    @property
+    def has_votes(self) -> bool:
+        """Whether each face carries the ten FER+ tagger votes."""
+        return VOTE_COLUMNS[0] in self.manifest.columns
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a label, a split or a picture's origin changes; runs record it to notice other data."""
+        return hashlib.sha256((self.path / "manifest.csv").read_bytes()).hexdigest()[:16]
+
+    @cached_property
+    def faces(self) -> np.ndarray:
+        """Memory-mapped uint8 (n, height, width, channels), 0..255."""
+        return np.load(self.path / "faces.npy", mmap_mode="r")
+
+    @cached_property
+    def label_indices(self) -> np.ndarray:
+        """int64 (n,): index into `labels` of every line; -1 where it has none."""
+        lookup = {name: index for index, name in enumerate(self.labels)}
+        return np.array([lookup.get(name, -1) for name in self.manifest["label"]], dtype=np.int64)
+
+    def rows(self, split: str | None = None) -> np.ndarray:
+        """int64 row numbers of the kept faces of a split ("train", "validation", "test"), or of all, ascending."""
+        keep = self.manifest["kept"].to_numpy(bool)
+        if split is not None:
+            if split not in SPLITS:
+                raise DataError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+            keep = keep & (self.manifest["split"] == split).to_numpy()
+        return np.flatnonzero(keep)
+
+    def subset(self, rows: np.ndarray) -> FaceSubset:
+        """Some rows of the data set, as a thing that training takes."""
+        return FaceSubset(self, np.asarray(rows, np.int64))
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have kept faces."""
+        return tuple(split for split in SPLITS if len(self.rows(split)))
+
+    def votes(self, rows: np.ndarray) -> np.ndarray:
+        """int64 (len(rows), 10): FER+ votes in the order of labels.VOTE_NAMES. Raises DataError where there are none."""
+        if not self.has_votes:
+            raise DataError(f"{self.path} has no FER+ votes; prepare it with --votes fer2013new.csv, or from FER+ folders")
+        return self.manifest.loc[rows, list(VOTE_COLUMNS)].to_numpy(np.int64)
+
+
+@dataclass(frozen=True)
+class FaceSubset:
+    """Rows of a data set: a split, a fold, a group. int64 (m,) row numbers of the manifest."""
+
+    dataset: FaceDataset
+    rows: np.ndarray = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class DatasetWriter:
+    """Writes a FaceDataset folder picture by picture, in constant memory, and puts it in place whole or not at all.
+
+    >>> with DatasetWriter(out, image_size=48, channels=1) as writer:
+    ...     row = writer.add(face)
+    ...     writer.finish(columns={"label": [...], ...}, labels=labels, group_columns=(), info={...})
+
+    Leaving the block without `finish`, or through an error, leaves nothing behind.
+    """
+
+    def __init__(self, out: str | os.PathLike, *, image_size: int, channels: int, overwrite: bool = False) -> None:
+        self.out = Path(out)
+        self.image_size, self.channels, self.overwrite = image_size, channels, overwrite
+        if self.out.exists() and not overwrite and not (self.out.is_dir() and not any(self.out.iterdir())):
+            raise DataError(f"{self.out} exists already; choose another --out, or --overwrite")
+        self._temporary = self.out.with_name(f".{self.out.name}.{os.getpid()}.part")
+        self._count = 0
+
+    def __enter__(self) -> DatasetWriter:
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir(parents=True)
+        self._file = (self._temporary / "faces.npy").open("wb")
+        self._file.write(b"\0" * _NPY_HEADER_BYTES)  # the shape is known at the end only
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        try:
+            self._file.close()
+        finally:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def add(self, face: np.ndarray | None) -> int:
+        """Append one face, uint8 (size, size, channels); None writes a black one. Returns its row number."""
+        shape = (self.image_size, self.image_size, self.channels)
+        face = np.zeros(shape, np.uint8) if face is None else face
+        if face.shape != shape or face.dtype != np.uint8:
+            raise ValueError(f"expected uint8 {shape}, got {face.dtype} {face.shape}")
+        self._file.write(np.ascontiguousarray(face).tobytes())
+        self._count += 1
+        return self._count - 1
+
+    def finish(
+        self,
+        columns: Mapping[str, Sequence],
+        *,
+        labels: Iterable[str],
+        group_columns: Iterable[str] = (),
+        info: Mapping[str, Any] | None = None,
+    ) -> FaceDataset:
+        """Write manifest and description, and move the folder into place.
+
+        columns: one sequence of length n a manifest column; label, split, kept, reason and source must be there.
+        info: further entries of dataset.json.
+        """
+        import pandas as pd
+
+        manifest = pd.DataFrame({"row": np.arange(self._count), **columns})
+        required = {"label", "split", "kept", "reason", "source"}
+        if missing := required - set(manifest.columns):
+            raise ValueError(f"the manifest lacks {sorted(missing)}")
+        header = str(
+            {"descr": "|u1", "fortran_order": False, "shape": (self._count, self.image_size, self.image_size, self.channels)}
+        )
+        magic = b"\x93NUMPY\x01\x00" + (_NPY_HEADER_BYTES - 10).to_bytes(2, "little")
+        self._file.seek(0)
+        self._file.write(magic + header.ljust(_NPY_HEADER_BYTES - 11).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        manifest.to_csv(self._temporary / "manifest.csv", index=False)
+        description = {
+            "format_version": FORMAT_VERSION,
+            "labels": list(labels),
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "group_columns": list(group_columns),
+            **(info or {}),
+        }
+        write_json(self._temporary / "dataset.json", description)
+        replace_folder(self._temporary, self.out)
+        return FaceDataset.load(self.out)

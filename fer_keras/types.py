@@ -1,0 +1,25 @@
+"""Frozen dataclasses that cross rooms. Dicts stay inside one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One face in a picture.
+
+    box_xyxy_px: (x1, y1, x2, y2) in pixels of the picture, x2 and y2 exclusive; may reach outside the picture.
+    score: confidence, higher is surer; detectors without one give 1.0.
+    landmarks_xy_px: five points (left eye, right eye, nose, mouth left, mouth right, as seen in the picture), or None.
+    """
+
+    box_xyxy_px: tuple[float, float, float, float]
+    score: float
+    landmarks_xy_px: tuple[tuple[float, float], ...] | None = None
+
+    @property
+    def area_px(self) -> float:
+        """Area of the box in square pixels."""
+        x1, y1, x2, y2 = self.box_xyxy_px
+        return max(0.0, x2 - x1) * max(0.0, y2 - y1)

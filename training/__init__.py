@@ -1,0 +1,1 @@
+"""Command line programs that prepare data and train, evaluate and compare models. One thin module a command."""

@@ -1,0 +1,115 @@
+"""What every command shares: one parser, one way to end.
+
+A command is `main(argv=None) -> int`: 0 when done, 2 with one line on stderr when something is wrong with the input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse with `--batch_size` accepted for `--batch-size`, no abbreviations, errors of one line, and `--debug`."""
+
+    def __init__(self, **kwargs: object) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)  # type: ignore[arg-type]
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):  # noqa: ANN201
+        """Parse, with underscores in option names read as hyphens."""
+        return super().parse_known_args([_hyphenated(word) for word in (sys.argv[1:] if args is None else args)], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, exit code 2."""
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def _hyphenated(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    name, sign, value = word.partition("=")
+    return name.replace("_", "-") + sign + value
+
+
+def run(command: Callable[[argparse.Namespace], int | None], parser: CommandParser, argv: Sequence[str] | None = None) -> int:
+    """Parse, run `command(args)`, and turn an error into one line and exit code 2.
+
+    A full disk, a missing file, or a lack of permission are told in the words of the operating system.
+    """
+    args = parser.parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if args.debug else "3")
+    try:
+        return command(args) or 0
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from fer_keras.errors import FerError
+
+        if args.debug:
+            raise
+        known = isinstance(error, (FerError, OSError, MemoryError)) or _is_resource_error(error)
+        message = " ".join(str(error).split()) or type(error).__name__
+        if not known:
+            message = f"unexpected {type(error).__name__}: {message} (run again with --debug and report what it shows)"
+        elif isinstance(error, MemoryError):
+            message = f"not enough memory: {message}"
+        print(f"{parser.prog}: error: {message}", file=sys.stderr)
+        return 2
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without its start-up notices, which would bury the one line that a user needs.
+
+    They are written by its C++ side before logging can be configured, so the file descriptor itself is set aside; what was
+    written is shown after all where the import fails.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    with tempfile.TemporaryFile() as notices:
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        os.dup2(notices.fileno(), 2)
+        try:
+            import keras
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+            keras.backend.clear_session()
+        except BaseException:
+            notices.seek(0)
+            os.write(stderr, notices.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _is_resource_error(error: Exception) -> bool:
+    """TensorFlow's own words for a full disk, told apart by module so that TensorFlow need not be imported here."""
+    return type(error).__module__.startswith("tensorflow") and type(error).__name__ in (
+        "ResourceExhaustedError",
+        "PermissionDeniedError",
+    )
+
+
+def positive_int(text: str) -> int:
+    """argparse type: a whole number of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return value
+
+
+def fraction(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1, got {text}")
+    return value
