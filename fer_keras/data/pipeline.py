@@ -1,0 +1,216 @@
+"""FaceDataset -> tf.data. Augmentation lives here only, and is used for training only.
+
+Everything random is a function of (seed, epoch, batch), drawn with TensorFlow's stateless generators, so a run that was
+killed and resumed at epoch e sees the very pictures that the unbroken run saw from epoch e on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fer_keras.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from fer_keras.data.dataset import FaceDataset
+
+#: Up to this many bytes the training faces are held in memory; beyond, they are read from the memory map batch by batch.
+CACHE_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training pictures are varied. Each strength is the largest change, drawn evenly from -strength to +strength.
+
+    flip: mirror left-right half of the time. rotate_deg: degrees. shift: share of the side. zoom: share of the size.
+    brightness: share of 255. contrast: share. erase: largest side of an erased square as a share of the side, half the time.
+    """
+
+    flip: bool = True
+    rotate_deg: float = 12.0
+    shift: float = 0.1
+    zoom: float = 0.15
+    brightness: float = 0.2
+    contrast: float = 0.2
+    erase: float = 0.25
+
+    def __post_init__(self) -> None:
+        bounds = {"rotate_deg": 180, "shift": 1, "zoom": 0.9, "brightness": 1, "contrast": 0.95, "erase": 0.9}
+        for name, most in bounds.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise ConfigError(f"{name.replace('_deg', '')} must be from 0 to {most}, got {getattr(self, name)}")
+
+    def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Vary a batch: float32 (n, h, w, c) 0..255 and an int (2,) seed -> float32 (n, h, w, c) 0..255."""
+        import tensorflow as tf
+
+        seeds = tf.random.split(seed, 10) if hasattr(tf.random, "split") else tf.random.experimental.stateless_split(seed, 10)
+        n, height, width = (tf.shape(images)[axis] for axis in range(3))
+
+        def draw(which: int, low: float = -1.0, shape: tuple = ()) -> tf.Tensor:
+            return tf.random.stateless_uniform((n, *shape), seeds[which], low, 1.0)
+
+        # One bilinear resampling for all geometry: output pixel (x, y) is read at A (x - centre) + centre + shift.
+        angle = draw(0) * (self.rotate_deg * np.pi / 180)
+        mirror = tf.where(draw(1) < 0, -1.0, 1.0) if self.flip else tf.ones(n)
+        scale = 1.0 + draw(2) * self.zoom
+        high, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+        cos, sin = tf.cos(angle) / scale, tf.sin(angle) / scale
+        a, b, d, e = mirror * cos, -mirror * sin, sin, cos
+        centre_x, centre_y = (wide - 1) / 2, (high - 1) / 2
+        c = centre_x - a * centre_x - b * centre_y + draw(3) * self.shift * wide
+        f = centre_y - d * centre_x - e * centre_y + draw(4) * self.shift * high
+        zero = tf.zeros(n)
+        images = tf.raw_ops.ImageProjectiveTransformV3(
+            images=images,
+            transforms=tf.stack([a, b, c, d, e, f, zero, zero], axis=1),
+            output_shape=tf.stack([height, width]),
+            fill_value=0.0,
+            interpolation="BILINEAR",
+            fill_mode="NEAREST",
+        )
+        mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
+        contrast = 1.0 + draw(5, shape=(1, 1, 1)) * self.contrast
+        images = (images - mean) * contrast + mean + draw(6, shape=(1, 1, 1)) * (self.brightness * 255)
+        if self.erase:
+            side = tf.maximum(draw(7), 0.0) * self.erase  # negative half the time: nothing erased
+            corner = draw(8, low=0.0, shape=(2,)) * (1 - side[:, None])
+            rows_in = _between(tf.range(high) / high, corner[:, 0], side)
+            columns_in = _between(tf.range(wide) / wide, corner[:, 1], side)
+            hole = (rows_in[:, :, None] & columns_in[:, None, :])[..., None]
+            images = tf.where(hole, draw(9, low=0.0, shape=(1, 1, 1)) * 255, images)
+        return tf.clip_by_value(images, 0.0, 255.0)
+
+
+def _between(positions: tf.Tensor, start: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    return (positions[None] >= start[:, None]) & (positions[None] < (start + length)[:, None])
+
+
+def fold_in(seed: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """A new stateless seed from a seed and a number. int (2,), scalar -> int (2,)."""
+    import tensorflow as tf
+
+    return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), tf.cast(number, tf.int64))
+
+
+def face_loader(
+    dataset: FaceDataset, rows: np.ndarray, *, channels: int | None = None, augment: Augmentation | None = None
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A function from positions in `rows` and a seed to pictures.
+
+    Returns load(positions int64 (b,), seed int (2,)) -> float32 (b, h, w, channels), 0..255. channels: 1 or 3; a data set
+    of the other kind is converted (grey repeated; colour by ITU-R 601 luma).
+    """
+    import tensorflow as tf
+
+    size, stored = dataset.image_size, dataset.channels
+    channels = channels or stored
+    rows = np.asarray(rows, np.int64)
+    if len(rows) == 0:
+        raise DataError(f"{dataset.path} has no faces to load here; check the split and the targets")
+    if len(rows) * size * size * stored <= CACHE_BYTES:
+        cached = tf.constant(dataset.faces[rows])
+
+        def read(positions: tf.Tensor) -> tf.Tensor:
+            return tf.gather(cached, positions)
+    else:
+        faces = dataset.faces
+
+        def read(positions: tf.Tensor) -> tf.Tensor:
+            batch = tf.numpy_function(lambda index: faces[rows[index]], [positions], tf.uint8, stateful=False)
+            return tf.ensure_shape(batch, (None, size, size, stored))
+
+    def load(positions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        images = tf.cast(read(positions), tf.float32)
+        if channels == 3 and stored == 1:
+            images = tf.repeat(images, 3, axis=-1)
+        elif channels == 1 and stored == 3:
+            images = tf.reduce_sum(images * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
+        return augment(images, seed) if augment else images
+
+    return load
+
+
+def feature_loader(features: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Like face_loader, for stored backbone features: float (views, n, width) -> a random view of each face, by seed."""
+    import tensorflow as tf
+
+    stored = tf.constant(features)
+    views = features.shape[0]
+
+    def load(positions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        if views == 1:
+            return tf.cast(tf.gather(stored[0], positions), tf.float32)
+        view = tf.random.stateless_uniform(tf.shape(positions), seed, 0, views, tf.int64)
+        return tf.cast(tf.gather_nd(stored, tf.stack([view, positions], axis=1)), tf.float32)
+
+    return load
+
+
+def training_stream(
+    load: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    targets: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    start_epoch: int = 0,
+    weights: np.ndarray | None = None,
+    sampling: np.ndarray | None = None,
+) -> tf.data.Dataset:
+    """An endless stream of shuffled training batches; epoch after epoch, `steps_per_epoch(n, batch_size)` batches each.
+
+    load: from face_loader or feature_loader. targets: (n, classes) float32 or (n,) int. weights: float32 (n,), given to the
+    loss. sampling: float (n,), draws n faces an epoch with these chances, with replacement, instead of each face once.
+    Yields (inputs, targets) or (inputs, targets, weights). The same seed gives the same stream from any start_epoch on.
+    """
+    import tensorflow as tf
+
+    count = len(targets)
+    targets_tensor = tf.constant(targets)
+    weights_tensor = None if weights is None else tf.constant(weights, tf.float32)
+    cumulative = None if sampling is None else tf.constant(np.cumsum(sampling) / np.sum(sampling), tf.float64)
+    base = tf.constant([seed, 0x5EED], tf.int64)
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        epoch_seed = fold_in(base, number)
+        if cumulative is None:
+            noise = tf.random.stateless_uniform((count,), epoch_seed, 0, tf.int64.max, tf.int64)
+            order = tf.argsort(noise, stable=True)
+        else:
+            noise = tf.random.stateless_uniform((count,), epoch_seed, dtype=tf.float64)
+            order = tf.minimum(tf.searchsorted(cumulative, noise, side="right"), count - 1)
+        batches = tf.data.Dataset.from_tensor_slices(tf.cast(order, tf.int64)).batch(batch_size)
+        return batches.enumerate(start=1).map(lambda step, positions: (positions, fold_in(epoch_seed, step)))
+
+    def batch(positions: tf.Tensor, batch_seed: tf.Tensor) -> tuple:
+        out = (load(positions, batch_seed), tf.gather(targets_tensor, positions))
+        return out if weights_tensor is None else (*out, tf.gather(weights_tensor, positions))
+
+    stream = tf.data.Dataset.range(start_epoch, np.iinfo(np.int64).max).flat_map(epoch)
+    return stream.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Batches that hold every face once; the last may be smaller."""
+    return -(-count // batch_size)
+
+
+def evaluation_batches(
+    load: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], count: int, *, batch_size: int, targets: np.ndarray | None = None
+) -> tf.data.Dataset:
+    """Each face once, in order: inputs, or (inputs, targets) where targets (n, ...) are given."""
+    import tensorflow as tf
+
+    positions = tf.data.Dataset.range(count).batch(batch_size)
+    seed = tf.constant([0, 0], tf.int64)
+    if targets is None:
+        batches = positions.map(lambda at: load(at, seed), num_parallel_calls=tf.data.AUTOTUNE)
+    else:
+        tensor = tf.constant(targets)
+        batches = positions.map(lambda at: (load(at, seed), tf.gather(tensor, at)), num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.prefetch(2)

@@ -1,0 +1,287 @@
+"""Every setting of a training run: one dataclass, from which the command line and the config file are made."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fer_keras.errors import ConfigError
+
+TWO_PHASES = ("densenet121", "densenet169", "densenet201")
+ALIASES = {"densenet": "densenet121"}
+
+
+def _setting(default: Any, help: str, **more: Any) -> Any:  # noqa: A002
+    metadata = {"help": help, **more}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=type(default), metadata=metadata)  # only empty ones are used
+    return field(default=default, metadata=metadata)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.replace(" ", "").split(",")]
+
+
+def _words(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All settings of `training.train`, `None` meaning the default of the architecture or of the data.
+
+    `resolved()` replaces every None that has a value by then; the run folder keeps the result.
+    """
+
+    data: str | None = _setting(None, "prepared data set (a folder from training.prepare); default: drawn faces", type=str)
+    arch: str = _setting("cnn", "architecture: cnn, resnet, densenet (= densenet121), densenet169, densenet201", type=str)
+    # model
+    preset: str | None = _setting(None, "named set of cnn options: main, variant1, variant2", type=str)
+    layers: list[int] | None = _setting(None, "width of each conv stage, e.g. 64,128,256", type=_numbers)
+    convs_per_stage: list[int] | None = _setting(None, "convolutions in each stage, one number or one a stage", type=_numbers)
+    conv_kernel: int | None = _setting(None, "size of the convolution kernels", type=int)
+    pool_kernel: int | None = _setting(None, "size and stride of the pooling", type=int)
+    batch_norm: bool | None = _setting(None, "batch normalisation after each convolution", switch=("--batch-norm", "--no-batch-norm"))
+    dropout: float | None = _setting(None, "share of features dropped before the last layer", type=float)
+    head_units: list[int] | None = _setting(None, "width of the hidden layers of the head, e.g. 256", type=_numbers)
+    input_size: int | None = _setting(None, "densenet: side in pixels that faces are resized to inside the model", type=int)
+    options: dict[str, Any] = _setting({}, "further model option, KEY=VALUE (repeatable)", type="option")
+    channels: int | None = _setting(None, "model input in colour or grey; default: as the data", switch=("--rgb", "--gray"), values=(3, 1))
+    precision: str = _setting(
+        "auto",
+        "arithmetic; auto takes mixed_bfloat16 where the hardware is faster with it",
+        type=str,
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    # transfer
+    weights: str = _setting("auto", "densenet backbone: auto, imagenet, none, a weights FILE, or a NAME under saved_models/", type=str)
+    frozen_epochs: int | None = _setting(None, "densenet: most epochs with the backbone frozen", type=int)
+    finetune_epochs: int | None = _setting(None, "densenet: most epochs with the last blocks unfrozen; 0: none", type=int)
+    finetune_lr: float = _setting(3e-4, "densenet: highest learning rate while fine-tuning", type=float)
+    unfreeze_blocks: int = _setting(1, "densenet: how many dense blocks, from the end, are fine-tuned (1 to 4)", type=int)
+    frozen_features: str = _setting(
+        "cached",
+        "cached: run the frozen backbone once and train the head on its output; live: run it in every epoch",
+        type=str,
+        choices=("cached", "live"),
+    )
+    feature_views: int = _setting(0, "augmented views of each face whose features are cached beside the plain one", type=int)
+    # training
+    epochs: int | None = _setting(None, "most epochs (with two phases: of each)", type=int)
+    batch_size: int = _setting(64, "faces in a batch", type=int)
+    lr: float | None = _setting(None, "highest learning rate", type=float)
+    optimizer: str = _setting("adamw", "optimizer", type=str, choices=("adamw", "adam", "sgd"))
+    weight_decay: float = _setting(1e-4, "weight decay of adamw", type=float)
+    schedule: str = _setting("cosine", "learning rate over time, after the warm-up", type=str, choices=("cosine", "constant"))
+    warmup: float = _setting(0.1, "share of the training over which the learning rate rises to its highest", type=float)
+    patience: int = _setting(0, "stop after so many epochs without a better validation loss; 0: never (frozen phase: 5)", type=int)
+    best_after: int | None = _setting(None, "the best model is looked for after this epoch; default 10, lower for short runs", type=int)
+    label_smoothing: float = _setting(0.0, "share of the target spread over all classes", type=float)
+    targets: str = _setting(
+        "auto",
+        "hard labels, soft labels from votes, or FER+'s majority filter; auto: soft where there are votes",
+        type=str,
+        choices=("auto", "hard", "soft", "majority"),
+    )
+    encoding: str = _setting("one-hot", "form of the targets", switch=("--one-hot", "--sparse"), values=("one-hot", "sparse"))
+    balance: list[str] = _setting([], "columns whose cells count alike: label, gender, label,gender...; none", type=_words)
+    balance_by: str = _setting("weight", "weight: in the loss; resample: draw short cells more often", type=str, choices=("weight", "resample"))
+    balance_power: float = _setting(1.0, "how far to balance: 1 fully, 0.5 by the square root, 0 not at all", type=float)
+    # augmentation
+    augment: bool = _setting(True, "vary the training pictures", switch=("--augment", "--no-augment"))
+    flip: bool = _setting(True, "mirror half of them", switch=("--flip", "--no-flip"))
+    rotate: float = _setting(12.0, "largest rotation in degrees", type=float)
+    shift: float = _setting(0.1, "largest shift, share of the side", type=float)
+    zoom: float = _setting(0.15, "largest zoom in or out, share of the size", type=float)
+    brightness: float = _setting(0.2, "largest change of brightness, share of white", type=float)
+    contrast: float = _setting(0.2, "largest change of contrast, share", type=float)
+    erase: float = _setting(0.25, "largest erased square, share of the side", type=float)
+    # the rest
+    seed: int = _setting(0, "seed of everything random", type=int)
+    out: str | None = _setting(None, "run folder; default runs/TIME-ARCH", type=str)
+    export: str | None = _setting(None, "name of the exported model under saved_models/; default DATA-ARCH", type=str)
+    overwrite: bool = _setting(False, "replace an exported model of that name", flag=True)
+    saved_models: str = _setting("saved_models", "folder of the exported models", type=str)
+    tensorboard: bool = _setting(True, "write TensorBoard logs", switch=("--tensorboard", "--no-tensorboard"))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arch", ALIASES.get(self.arch, self.arch))
+        object.__setattr__(self, "balance", [] if self.balance == ["none"] else self.balance)
+        bounds: dict[str, tuple[float, float]] = {
+            "batch_size": (1, 65536),
+            "epochs": (1, 100000),
+            "frozen_epochs": (1, 100000),
+            "finetune_epochs": (0, 100000),
+            "unfreeze_blocks": (1, 4),
+            "feature_views": (0, 64),
+            "warmup": (0, 0.9),
+            "patience": (0, 100000),
+            "best_after": (0, 100000),
+            "label_smoothing": (0, 0.9),
+            "balance_power": (0, 1),
+            "weight_decay": (0, 1),
+            "seed": (0, 2**31 - 1),
+            "lr": (1e-12, 1e6),
+            "finetune_lr": (1e-12, 1e6),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"{name.replace('_', '-')} must be from {low:g} to {high:g}, got {value}")
+        for item in dataclasses.fields(self):
+            choices = item.metadata.get("choices") or item.metadata.get("values")
+            value = getattr(self, item.name)
+            if choices and value is not None and value not in choices:
+                raise ConfigError(f"{item.name.replace('_', '-')} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        self.augmentation()
+        if self.encoding == "sparse" and self.targets == "soft":
+            raise ConfigError("soft targets are distributions and need --one-hot; use --targets hard or majority with --sparse")
+        if self.encoding == "sparse" and self.label_smoothing:
+            raise ConfigError("label smoothing needs --one-hot targets")
+
+    @property
+    def two_phases(self) -> bool:
+        """Whether the architecture has a pretrained backbone: frozen first, then fine-tuned."""
+        return self.arch in TWO_PHASES
+
+    def resolved(self) -> TrainConfig:
+        """The same settings with the defaults of the architecture filled in."""
+        if self.two_phases:
+            filled = {
+                "frozen_epochs": self.frozen_epochs or self.epochs or 40,
+                "finetune_epochs": next(value for value in (self.finetune_epochs, self.epochs, 8) if value is not None),
+            }
+            total = filled["frozen_epochs"] + filled["finetune_epochs"]
+        else:
+            filled = {"epochs": self.epochs or 30}
+            total = filled["epochs"]
+        filled["lr"] = self.lr or 1e-3
+        filled["best_after"] = min(10, total // 3) if self.best_after is None else self.best_after
+        return dataclasses.replace(self, **filled)
+
+    def augmentation(self) -> Any:
+        """The Augmentation of these settings, or None."""
+        from fer_keras.data.pipeline import Augmentation
+
+        made = Augmentation(
+            flip=self.flip,
+            rotate_deg=self.rotate,
+            shift=self.shift,
+            zoom=self.zoom,
+            brightness=self.brightness,
+            contrast=self.contrast,
+            erase=self.erase,
+        )
+        return made if self.augment else None
+
+    def model_options(self) -> dict[str, Any]:
+        """The options given for the model, without those left to its defaults."""
+        names = ("preset", "layers", "convs_per_stage", "conv_kernel", "pool_kernel", "batch_norm", "dropout", "head_units", "input_size")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        single = ("convs_per_stage",) if self.two_phases else ("convs_per_stage", "head_units")
+        for name in single:
+            if len(given.get(name, ())) == 1:
+                given[name] = given[name][0]
+        return {**given, **self.options}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any], origin: str = "the settings") -> TrainConfig:
+        """From names and values, as in a config file. Unknown names raise ConfigError with the nearest known one."""
+        known = {item.name: item for item in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for key, value in settings.items():
+            name = str(key).replace("-", "_")
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+                raise ConfigError(f"unknown setting {key!r} in {origin}{hint}")
+            values[name] = _checked(name, known[name], value, origin)
+        return cls(**values)
+
+
+def _checked(name: str, item: dataclasses.Field, value: Any, origin: str) -> Any:
+    """A config file's value in the type of its setting. YAML reads 1e-3 as text and 5 as a whole number."""
+    if value is None or name == "options":
+        return dict(value or {}) if name == "options" else value
+    kind = item.metadata.get("type")
+    try:
+        if item.metadata.get("flag") or set(item.metadata.get("switch", ())) and "values" not in item.metadata:
+            if not isinstance(value, bool):
+                raise ValueError("true or false expected")
+            return value
+        if kind in (_numbers, _words):
+            parts = value if isinstance(value, list) else kind(str(value))
+            return [int(part) if kind is _numbers else str(part) for part in parts]
+        if kind is int and (isinstance(value, bool) or int(value) != float(value)):
+            raise ValueError("a whole number expected")
+        return kind(value) if kind in (int, float, str) else value
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"setting {name!r} in {origin}: {value!r} does not fit ({error})") from error
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Give a parser one option for each setting. Only options that were used appear in the namespace."""
+    for item in dataclasses.fields(TrainConfig):
+        meta, flag = item.metadata, "--" + item.name.replace("_", "-")
+        text = meta["help"]
+        if item.default is not dataclasses.MISSING and item.default not in (None, False, True):
+            text += f" (default: {item.default})"
+        if "switch" in meta:
+            group = parser.add_mutually_exclusive_group()
+            for option, value in zip(meta["switch"], meta.get("values", (True, False)), strict=True):
+                group.add_argument(option, dest=item.name, action="store_const", const=value, default=argparse.SUPPRESS, help=text)
+        elif meta.get("flag"):
+            parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
+        elif meta["type"] == "option":
+            parser.add_argument("--option", dest="options", action="append", metavar="KEY=VALUE", default=argparse.SUPPRESS, help=text)
+        else:
+            metavar = None if "choices" in meta else item.name.upper()
+            parser.add_argument(
+                flag, dest=item.name, type=meta["type"], choices=meta.get("choices"), metavar=metavar, default=argparse.SUPPRESS, help=text
+            )
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """Settings from a YAML or JSON file. Raises ConfigError where it can't be read or is not names and values."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"can't read the config file {path}: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"the config file {path} must hold `name: value` lines, got a {type(values).__name__}")
+    return values
+
+
+def from_arguments(args: argparse.Namespace, config_file: str | None) -> TrainConfig:
+    """Settings from a parsed command line and a config file; the command line wins."""
+    import yaml
+
+    names = {item.name for item in dataclasses.fields(TrainConfig)}
+    flags = {name: value for name, value in vars(args).items() if name in names}
+    if "options" in flags:
+        pairs = [text.partition("=") for text in flags["options"]]
+        if bad := [key for key, sign, _ in pairs if not sign]:
+            raise ConfigError(f"--option takes KEY=VALUE, got {bad[0]!r}")
+        flags["options"] = {key: yaml.safe_load(value) for key, _, value in pairs}
+    from_file = read_config_file(config_file) if config_file else {}
+    base = TrainConfig.from_dict(from_file, origin=str(config_file)).to_dict()
+    merged = {**base, **flags, "options": {**base["options"], **flags.get("options", {})}}
+    return TrainConfig.from_dict(merged, origin="the command line")
+
+
+def given_settings(args: argparse.Namespace) -> Sequence[str]:
+    """The settings that were on the command line."""
+    return [item.name for item in dataclasses.fields(TrainConfig) if item.name in vars(args)]

@@ -1,0 +1,541 @@
+"""The only training loop. Everything that trains calls `fit_one`: train, k-fold, mitigation, robustness, ensembles.
+
+What is trained, phase after phase:
+
+    cnn, resnet   one phase, the whole network
+    densenet      "frozen": the head alone, on features that the backbone gave once; then "finetune": the last blocks too
+
+After each epoch the weights, the optimizer and the history are on disk, and everything random is a function of (seed,
+epoch), so that a killed run goes on with the result of an unbroken one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_keras.data import pipeline
+from fer_keras.data.balance import balanced_weights, cells
+from fer_keras.data.dataset import FaceSubset, write_json
+from fer_keras.data.targets import training_targets
+from fer_keras.errors import FerError, TrainingError
+from training.config import TrainConfig
+from training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+EVALUATION_BATCH = 128
+CALIBRATION_FACES = 512
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training ended.
+
+    best_epoch: counted from 1 over all phases. interrupted: stopped by Ctrl-C. seconds: of each phase, of all sessions.
+    """
+
+    epochs: int
+    best_epoch: int
+    best_val_loss: float
+    interrupted: bool
+    seconds: dict[str, float]
+
+
+@dataclass
+class _Phase:
+    name: str
+    epochs: int
+    lr: float
+    patience: int
+
+
+@dataclass
+class _State:
+    """What `--resume` needs, as state/state.json; weights lie beside it under names that the file gives."""
+
+    phase: int = 0
+    phase_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    net: str | None = None
+    best_net: str | None = None
+    best: dict[str, float] | None = None
+    phase_best: dict[str, float] | None = None
+    waited: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> _State | None:
+        path = folder / "state.json"
+        return cls(**json.loads(path.read_text())) if path.is_file() else None
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / "state.json", vars(self))
+
+
+def choose_precision(requested: str) -> str:
+    """The dtype policy to train with. "auto" takes mixed_bfloat16 where it is faster: CPUs with AMX, GPUs since Ampere."""
+    if requested != "auto":
+        return requested
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+        return "mixed_bfloat16" if capability >= (8, 0) else "float32"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "float32"
+    return "mixed_bfloat16" if "amx_bf16" in flags else "float32"
+
+
+def choose_strategy() -> tf.distribute.Strategy:
+    """MirroredStrategy where one machine has several GPUs, else the default strategy."""
+    import tensorflow as tf
+
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+
+
+def fit_one(config: TrainConfig, train: FaceSubset, validation: FaceSubset, run: RunFolder) -> FitResult:
+    """Train one model from `train`, watching `validation`, into `run`; goes on where an earlier call was killed.
+
+    config: resolved settings. The run folder gets best.weights.h5, final.weights.h5, history.csv and metrics.json; best is
+    the epoch of lowest validation loss after epoch `best_after`, final the last one. Test rows are never seen here.
+    Raises TrainingError where nothing is left to train on or the loss is no longer a number; KeyboardInterrupt where
+    Ctrl-C came before the first epoch was over.
+    """
+    return _Training(config, train, validation, run).fit()
+
+
+class _Training:
+    """One call of fit_one: what its steps share."""
+
+    def __init__(self, config: TrainConfig, train: FaceSubset, validation: FaceSubset, run: RunFolder) -> None:
+        import keras
+
+        self.config, self.run, self.log = config, run, run.logger()
+        self.dataset = train.dataset
+        self.folder = run.state_path
+        self.folder.mkdir(exist_ok=True)
+        self.state = _State.load(self.folder) or _State()
+        self.train_rows, self.train_targets = self._targets(train, "train")
+        self.validation_rows, self.validation_targets = self._targets(validation, "validation")
+        self.channels = run.spec.channels
+        self.augment = config.augmentation()
+        keras.utils.set_random_seed(config.seed)
+        self.strategy = choose_strategy()
+        with self.strategy.scope():
+            self.model = run.spec.build(seed=config.seed, precision=choose_precision(config.precision))
+
+    def _targets(self, subset: FaceSubset, what: str) -> tuple[np.ndarray, np.ndarray]:
+        rows, targets = training_targets(subset.dataset, subset.rows, self.config.targets)
+        if len(rows) == 0:
+            raise TrainingError(f"no {what} faces are left with --targets {self.config.targets}; check the data set {subset.dataset.path}")
+        if self.config.encoding == "sparse":
+            targets = targets.argmax(axis=1).astype(np.int64)
+        return rows, targets
+
+    def _weights(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """(sample weights, sampling chances) of the training faces."""
+        if not self.config.balance:
+            return None, None
+        weights = balanced_weights(cells(self.dataset, self.train_rows, self.config.balance), self.config.balance_power)
+        return (weights, None) if self.config.balance_by == "weight" else (None, weights)
+
+    def phases(self) -> list[_Phase]:
+        config = self.config
+        if not config.two_phases:
+            return [_Phase("train", config.epochs, config.lr, config.patience)]
+        phases = [_Phase("frozen", config.frozen_epochs, config.lr, config.patience or 5)]
+        if config.finetune_epochs:
+            phases.append(_Phase("finetune", config.finetune_epochs, config.finetune_lr, config.patience))
+        return phases
+
+    def fit(self) -> FitResult:
+        state, phases = self.state, self.phases()
+        interrupted = False
+        with _ctrl_c() as stop:
+            if self.config.two_phases:
+                self._start_backbone()
+            for index in range(state.phase, len(phases)):
+                interrupted = self._fit_phase(phases[index], stop)
+                if interrupted:
+                    break
+                self._end_phase(last=index == len(phases) - 1)
+        if interrupted:
+            if not state.history:
+                raise KeyboardInterrupt
+            self._end_phase(last=True, keep_state=True)
+            self.log.info("Stopped by Ctrl-C after epoch %d; go on with --resume %s", len(state.history), self.run.path)
+        result = FitResult(len(state.history), int(state.best["epoch"]), state.best["val_loss"], interrupted, state.seconds)
+        self.run.update_metrics(
+            epochs=result.epochs,
+            best_epoch=result.best_epoch,
+            best_val_loss=result.best_val_loss,
+            interrupted=interrupted,
+            seconds=state.seconds,
+            precision=choose_precision(self.config.precision),
+            n_train=len(self.train_rows),
+            n_validation=len(self.validation_rows),
+        )
+        if not interrupted:
+            shutil.rmtree(self.folder)
+        return result
+
+    # One phase
+
+    def _fit_phase(self, phase: _Phase, stop: threading.Event) -> bool:
+        """Train one phase to its end. Returns whether Ctrl-C stopped it."""
+        import keras
+
+        state, config = self.state, self.config
+        started = time.monotonic()
+        net, train_load, validation_load = self._inputs(phase)
+        weights, sampling = self._weights()
+        count = len(self.train_rows)
+        steps = pipeline.steps_per_epoch(count, config.batch_size)
+        # Each phase shuffles and augments by its own seed, and dropout follows (seed, epoch).
+        stream = pipeline.training_stream(
+            train_load,
+            self.train_targets,
+            batch_size=config.batch_size,
+            seed=config.seed * 10 + state.phase,
+            start_epoch=state.phase_epoch,
+            weights=weights,
+            sampling=sampling,
+        )
+        validation = pipeline.evaluation_batches(
+            validation_load, len(self.validation_rows), batch_size=EVALUATION_BATCH, targets=self.validation_targets
+        )
+        with self.strategy.scope():
+            net.compile(
+                optimizer=make_optimizer(config, phase.lr, steps * phase.epochs),
+                loss=self._loss(),
+                metrics=["accuracy"],
+                # XLA was measured slower than the plain graph on CPUs, and compiles for minutes
+                jit_compile=False,
+            )
+            net.optimizer.build(net.trainable_variables)
+        if state.net:
+            net.load_weights(self.folder / state.net)
+        if state.phase_epoch >= phase.epochs or (phase.patience and state.waited >= phase.patience):
+            return False  # killed between the last epoch and the end of the phase
+        self.log.info(
+            "Phase %s: %d faces, %d to validate, up to %d epochs of %d batches, %s trainable weights, %s",
+            phase.name,
+            count,
+            len(self.validation_rows),
+            phase.epochs,
+            steps,
+            f"{sum(int(np.prod(v.shape)) for v in net.trainable_variables):,}",
+            net.dtype_policy.name,
+        )
+        before = state.seconds.get(phase.name, 0.0)
+        callbacks: list[keras.callbacks.Callback] = [_make_recorder(self, net, phase, stop, lambda: before + time.monotonic() - started)]
+        if config.tensorboard:
+            callbacks.append(keras.callbacks.TensorBoard(str(self.run.path / "tensorboard" / phase.name), write_graph=False))
+        try:
+            net.fit(
+                stream,
+                steps_per_epoch=steps,
+                initial_epoch=state.phase_epoch,
+                epochs=phase.epochs,
+                validation_data=validation,
+                callbacks=callbacks,
+                verbose=0,
+            )
+        except _StoppedByUserError:
+            if state.net:
+                net.load_weights(self.folder / state.net)  # the epoch that was cut short counts for nothing
+            return True
+        return False
+
+    def _loss(self) -> keras.losses.Loss:
+        import keras
+
+        if self.config.encoding == "sparse":
+            return keras.losses.SparseCategoricalCrossentropy()
+        return keras.losses.CategoricalCrossentropy(label_smoothing=self.config.label_smoothing)
+
+    def _inputs(self, phase: _Phase) -> tuple[keras.Model, Callable, Callable]:
+        """What is trained in a phase, and the loaders of its inputs."""
+        config = self.config
+        loader = pipeline.face_loader
+        validation = loader(self.dataset, self.validation_rows, channels=self.channels)
+        if phase.name == "frozen" and config.frozen_features == "cached":
+            started = time.monotonic()
+            views = [None] + [self.augment] * (config.feature_views if self.augment else 0)
+            plain = [self._features(self.train_rows, augment, view) for view, augment in enumerate(views)]
+            train_load = pipeline.feature_loader(np.stack(plain))
+            validation_load = pipeline.feature_loader(self._features(self.validation_rows, None, 0)[None])
+            self.log.info(
+                "Ran the frozen backbone once over %d faces x %d views and %d to validate: %.1f s",
+                len(self.train_rows),
+                len(views),
+                len(self.validation_rows),
+                time.monotonic() - started,
+            )
+            return self.model.get_layer("head"), train_load, validation_load
+        return self.model, loader(self.dataset, self.train_rows, channels=self.channels, augment=self.augment), validation
+
+    def _features(self, rows: np.ndarray, augment: pipeline.Augmentation | None, view: int) -> np.ndarray:
+        """Backbone features float32 (n, width) of one view of some faces."""
+        import tensorflow as tf
+
+        backbone = self.model.get_layer("backbone")
+        load = pipeline.face_loader(self.dataset, rows, channels=self.channels, augment=augment)
+        seed = tf.constant([self.config.seed, view], tf.int64)
+        run = tf.function(
+            lambda positions, number: backbone(load(positions, pipeline.fold_in(seed, number)), training=False),
+            input_signature=[tf.TensorSpec((None,), tf.int64), tf.TensorSpec((), tf.int64)],
+        )
+        from tqdm import tqdm
+
+        starts = range(0, len(rows), EVALUATION_BATCH)
+        parts = []
+        for start in tqdm(starts, desc=f"features of view {view}", unit="batch", leave=False, disable=None):
+            positions = np.arange(start, min(start + EVALUATION_BATCH, len(rows)))
+            parts.append(np.asarray(run(positions, start), np.float32))
+        return np.concatenate(parts)
+
+    # Between phases
+
+    def _start_backbone(self) -> None:
+        """Backbone weights, from wherever they come, and which of them this phase trains."""
+        from fer_keras.models import densenet
+
+        initial = self.folder / "initial.weights.h5"
+        state = self.state
+        if initial.is_file():
+            self.model.load_weights(initial)
+        else:
+            loaded = densenet.load_backbone_weights(self.model, self.config.weights, Path(self.config.saved_models))
+            self.log.info("%s", loaded)
+            if not loaded.pretrained:
+                load = pipeline.face_loader(self.dataset, self.train_rows, channels=self.channels)
+                chosen = np.random.default_rng(self.config.seed).permutation(len(self.train_rows))[:CALIBRATION_FACES]
+                import tensorflow as tf
+
+                seed = tf.constant([0, 0], tf.int64)
+                parts = np.array_split(chosen, max(1, len(chosen) // 64))
+                densenet.calibrate_batch_norm(self.model, [np.asarray(load(tf.constant(part), seed)) for part in parts])
+            save_weights(self.model, initial)
+            self.run.update_metrics(backbone=str(loaded))
+        if state.phase == 0:
+            densenet.freeze_backbone(self.model)
+        else:
+            self.model.load_weights(self.folder / "phase.weights.h5")
+            densenet.unfreeze_last_blocks(self.model, self.config.unfreeze_blocks)
+
+    def _end_phase(self, last: bool, keep_state: bool = False) -> None:
+        """Final and best weights of the whole model; the next phase starts from the best of this one."""
+        state, model, path = self.state, self.model, self.run.path
+        if last:
+            save_weights(model, path / "final.weights.h5")
+        name = state.best_net or state.net
+        if name and state.net:
+            self._trained_part().load_weights(self.folder / name)
+        better = state.best is None or (state.phase_best and state.phase_best["val_loss"] < state.best["val_loss"])
+        if better or not (path / "best.weights.h5").is_file():
+            if better:
+                state.best = state.phase_best
+            save_weights(model, path / "best.weights.h5")
+        if keep_state:
+            return
+        if not last:
+            from fer_keras.models import densenet
+
+            save_weights(model, self.folder / "phase.weights.h5")
+            densenet.unfreeze_last_blocks(model, self.config.unfreeze_blocks)
+            state.phase += 1
+            state.phase_epoch, state.net, state.best_net, state.phase_best, state.waited = 0, None, None, None, 0
+            state.save(self.folder)
+
+    def _trained_part(self) -> keras.Model:
+        cached = self.config.two_phases and self.state.phase == 0 and self.config.frozen_features == "cached"
+        return self.model.get_layer("head") if cached else self.model
+
+
+class _StoppedByUserError(Exception):
+    """Ctrl-C while a phase was being trained."""
+
+
+def make_optimizer(config: TrainConfig, lr: float, steps: int) -> keras.Optimizer:
+    """The optimizer with its learning rate over `steps` steps: a linear warm-up to `lr`, then a cosine down to lr/100."""
+    import keras
+
+    warmup = int(steps * config.warmup)
+    rate: Any = lr
+    if config.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(
+            lr / 25, decay_steps=max(1, steps - warmup), alpha=0.01, warmup_target=lr, warmup_steps=warmup
+        )
+        if not warmup:
+            rate = keras.optimizers.schedules.CosineDecay(lr, decay_steps=max(1, steps), alpha=0.01)
+    elif warmup:
+        rate = keras.optimizers.schedules.CosineDecay(lr / 25, decay_steps=10**9, alpha=1.0, warmup_target=lr, warmup_steps=warmup)
+    if config.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(rate)
+    return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write Keras weights (and the optimizer, where compiled) whole or not at all."""
+    part = path.with_name("part-" + path.name)  # the name must end as Keras expects
+    try:
+        model.save_weights(part)
+        part.replace(path)
+    except OSError as error:
+        raise FerError(f"can't write {path}: {error}; make room and go on with --resume") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def reseed_dropout(net: keras.Model, seed: int, epoch: int) -> None:
+    """Set the state of every random layer to a function of (seed, epoch): it is no part of saved weights."""
+    import keras
+
+    states = [v for v in net.variables if v.path.endswith("seed_generator_state")]
+    for number, variable in enumerate(states):
+        words = np.random.SeedSequence([seed, epoch, number]).generate_state(2)
+        variable.assign(keras.ops.cast(words % 2**31, variable.dtype))
+
+
+def _make_recorder(
+    training: _Training, net: keras.Model, phase: _Phase, stop: threading.Event, seconds: Callable[[], float]
+) -> keras.callbacks.Callback:
+    """The callback that keeps what an epoch gave. Made in a function because its base class is Keras's."""
+    import keras
+    from tqdm import tqdm
+
+    state, config, run, log = training.state, training.config, training.run, training.log
+
+    class Recorder(keras.callbacks.Callback):
+        """Best and last weights, history, progress, early stopping.
+
+        Keras's own BackupAndRestore, EarlyStopping and ModelCheckpoint forget their counters when a run is resumed, so
+        that it would not end as the unbroken one; here they are part of the saved state.
+        """
+
+        def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+            reseed_dropout(net, config.seed * 10 + state.phase, epoch)
+            self.bar = tqdm(
+                total=self.params["steps"], desc=f"{phase.name} {epoch + 1}/{phase.epochs}", unit="batch", leave=False, disable=None
+            )
+
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            self.bar.update()
+            if not math.isfinite(logs["loss"]):
+                self.bar.close()
+                raise TrainingError(
+                    f"the loss became {logs['loss']} in epoch {len(state.history) + 1}, batch {batch + 1}; lower --lr (now {phase.lr:g})"
+                    + (", or train with --precision float32" if net.dtype_policy.name != "float32" else "")
+                )
+            if not self.bar.disable:
+                self.bar.set_postfix(loss=f"{logs['loss']:.3f}", accuracy=f"{logs['accuracy']:.3f}")
+            if stop.is_set():
+                self.bar.close()
+                raise _StoppedByUserError
+
+        def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+            self.bar.close()
+            number = len(state.history) + 1
+            if not math.isfinite(logs["val_loss"]):
+                raise TrainingError(f"the validation loss became {logs['val_loss']} in epoch {number}; lower --lr (now {phase.lr:g})")
+            before = state.seconds.get(phase.name, 0.0)
+            state.seconds[phase.name] = round(seconds(), 2)
+            entry = {
+                "epoch": number,
+                "phase": phase.name,
+                **{key: float(logs[key]) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
+                "learning_rate": float(net.optimizer.learning_rate),
+                "seconds": round(state.seconds[phase.name] - before, 2),
+            }
+            state.history.append(entry)
+            log.info(
+                "%s %d/%d  loss %.4f  accuracy %.3f  validation: loss %.4f  accuracy %.3f  (%.0f s)",
+                phase.name,
+                epoch + 1,
+                phase.epochs,
+                entry["loss"],
+                entry["accuracy"],
+                entry["val_loss"],
+                entry["val_accuracy"],
+                entry["seconds"],
+            )
+            self._keep(epoch, number, entry["val_loss"])
+            if phase.patience and state.waited >= phase.patience:
+                log.info("No better validation loss for %d epochs: the phase ends", phase.patience)
+                self.model.stop_training = True
+            if stop.is_set():
+                raise _StoppedByUserError
+
+        def _keep(self, epoch: int, number: int, val_loss: float) -> None:
+            """Weights first, then the file that names them: killed in between, the epoch before still stands."""
+            old = {state.net, state.best_net}
+            state.phase_epoch = epoch + 1
+            state.net = f"net-{number:05d}.weights.h5"
+            save_weights(net, training.folder / state.net)
+            eligible = number > config.best_after
+            was_eligible = bool(state.phase_best) and state.phase_best["epoch"] > config.best_after
+            if state.phase_best is None or (eligible and (not was_eligible or val_loss < state.phase_best["val_loss"])) or not (
+                eligible or was_eligible
+            ):
+                state.phase_best, state.best_net, state.waited = {"epoch": number, "val_loss": val_loss}, state.net, 0
+            else:
+                state.waited += 1
+            state.save(training.folder)
+            write_history(run.path / "history.csv", state.history)
+            for name in old - {state.net, state.best_net, None}:
+                (training.folder / name).unlink(missing_ok=True)
+
+    return Recorder()
+
+
+def write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    """history.csv, whole or not at all."""
+    import pandas as pd
+
+    part = path.with_name(path.name + ".part")
+    try:
+        pd.DataFrame(history).to_csv(part, index=False)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """The first Ctrl-C asks for a clean end, the second one stops at once. Signals reach the main thread only."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def asked(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, asked)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,217 @@
+"""The run folder: all that is needed to resume, evaluate or repeat a run.
+
+    RUN/config.json     every resolved setting, the data set's path and fingerprint, versions, git revision
+    RUN/model.json      the ModelSpec and the labels in order
+    RUN/rows.csv        row, split: the rows of the data set that trained and validated
+    RUN/history.csv     a line an epoch: epoch, phase, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds
+    RUN/best.weights.h5, final.weights.h5
+    RUN/metrics.json    what was measured; figures/, tensorboard/, log.txt
+    RUN/state/          only while it runs: what `--resume` needs
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_keras.data.dataset import FaceDataset, write_json
+from fer_keras.errors import DataError, FerError
+
+if TYPE_CHECKING:
+    import keras
+
+    from fer_keras.models.registry import ModelSpec
+
+WHICH = ("best", "final")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk."""
+
+    path: Path
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike, config: Mapping[str, Any], spec: ModelSpec, dataset: FaceDataset, rows: Mapping[str, np.ndarray]
+    ) -> RunFolder:
+        """A new run folder with its settings and rows. Raises FerError where one stands there already.
+
+        rows: split name -> int64 row numbers of the data set.
+        """
+        import pandas as pd
+
+        folder = Path(path)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FerError(f"{folder} exists already; choose another --out, or go on with it: --resume {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        run = cls(folder)
+        table = pd.concat([pd.DataFrame({"row": part, "split": split}) for split, part in rows.items()])
+        table.to_csv(folder / "rows.csv", index=False)
+        write_json(folder / "model.json", {"spec": spec.to_dict(), "labels": list(dataset.labels)})
+        description = {
+            "settings": dict(config),
+            "dataset": {"path": str(dataset.path.resolve()), "name": dataset.name, "fingerprint": dataset.fingerprint},
+            "versions": versions(),
+            "git_revision": git_revision(),
+        }
+        write_json(folder / "config.json", description)  # last: it is what makes the folder a run
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> RunFolder:
+        """A run that was made before. Raises FerError where the folder is not one."""
+        folder = Path(path)
+        if not folder.is_dir():
+            raise FerError(f"there is no run folder {folder}; training.train prints where it writes")
+        missing = [name for name in ("config.json", "model.json", "rows.csv") if not (folder / name).is_file()]
+        if missing:
+            raise FerError(f"{folder} is not a run folder: it lacks {', '.join(missing)}")
+        return cls(folder)
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        return _read_json(self.path / "config.json")
+
+    @cached_property
+    def _model(self) -> dict[str, Any]:
+        return _read_json(self.path / "model.json")
+
+    @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every resolved setting of the run."""
+        return self._description["settings"]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Data set, versions and git revision of the run."""
+        return {key: value for key, value in self._description.items() if key != "settings"}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the model's output."""
+        return tuple(self._model["labels"])
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The architecture."""
+        from fer_keras.models.registry import ModelSpec
+
+        return ModelSpec.from_dict(self._model["spec"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training came to its end."""
+        return (self.path / "final.weights.h5").is_file() and not self.state_path.exists()
+
+    @property
+    def state_path(self) -> Path:
+        """Where the state of a training that is under way lies."""
+        return self.path / "state"
+
+    def rows(self, split: str) -> np.ndarray:
+        """int64 row numbers that the run trained on ("train") or validated on ("validation")."""
+        import pandas as pd
+
+        table = pd.read_csv(self.path / "rows.csv")
+        return table.loc[table["split"] == split, "row"].to_numpy(np.int64)
+
+    def dataset(self) -> FaceDataset:
+        """The data set of the run. Raises DataError where it is gone or is no longer the same."""
+        recorded = self._description["dataset"]
+        dataset = FaceDataset.load(recorded["path"])
+        if dataset.fingerprint != recorded["fingerprint"]:
+            raise DataError(f"{dataset.path} has changed since {self.path} was trained on it; prepare it as it was, or name another with --data")
+        return dataset
+
+    def load_model(self, which: str) -> keras.Model:
+        """The model in float32 with its best or final weights."""
+        weights = self.path / f"{which}.weights.h5"
+        if not weights.is_file():
+            raise FerError(f"{self.path} has no {which} weights yet; finish it with python -m training.train --resume {self.path}")
+        model = self.spec.build(seed=0, precision="float32")
+        model.load_weights(weights)
+        return model
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What has been measured so far."""
+        path = self.path / "metrics.json"
+        return _read_json(path) if path.is_file() else {}
+
+    def update_metrics(self, **values: Any) -> None:
+        """Add to metrics.json."""
+        write_json(self.path / "metrics.json", {**self.metrics, **values})
+
+    def logger(self) -> logging.Logger:
+        """A logger that prints to the terminal and appends to log.txt."""
+        logger = logging.getLogger(f"fer_keras.run.{self.path.resolve()}")
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        if not logger.handlers:
+            file = logging.FileHandler(self.path / "log.txt")
+            file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            screen = _TqdmHandler()
+            screen.setFormatter(logging.Formatter("%(message)s"))
+            logger.addHandler(file)
+            logger.addHandler(screen)
+        return logger
+
+
+class _TqdmHandler(logging.Handler):
+    """Prints above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FerError(f"{path} can't be read ({error}); the run folder is damaged") from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("fer_keras", "tensorflow", "keras", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit of the checkout that this code runs from, "-dirty" where it was changed, or None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,0 +1,200 @@
+"""Train one model: data -> run folder -> evaluation -> saved_models/NAME.
+
+    python -m training.train --arch densenet
+    python -m training.train --arch cnn --data data/prepared/ferplus --epochs 30 --export ferplus-cnn
+    python -m training.train --resume runs/20260101-120000-cnn
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_keras.errors import ConfigError, DataError
+from training import cli, config
+
+if TYPE_CHECKING:
+    from fer_keras.data.dataset import FaceDataset
+    from training.config import TrainConfig
+    from training.run_folder import RunFolder
+
+DRAWN_NOTICE = """\
+No --data given: training on drawn faces, which the project makes itself so that everything can be tried at once.
+A model of drawn faces knows nothing of real ones. To use your own:
+  python -m training.prepare --source folders --path YOUR_FACES --out data/prepared/mine   (or fer2013, ferplus, table)
+  python -m training.train --data data/prepared/mine
+"""
+
+
+def build_parser() -> cli.CommandParser:
+    """The command line: `--config`, `--resume`, and one option for each setting of TrainConfig."""
+    parser = cli.CommandParser(prog="python -m training.train", description=__doc__)
+    parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; the command line wins")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped or killed")
+    config.add_settings(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command."""
+    return cli.run(_train, build_parser(), argv)
+
+
+def _train(args: argparse.Namespace) -> int:
+    if args.resume:
+        given = [name for name in config.given_settings(args) if name != "resume"] + (["config"] if args.config else [])
+        if given:
+            raise ConfigError(f"--resume goes on with the settings of the run; leave out --{given[0].replace('_', '-')}")
+        return _resume(Path(args.resume))
+    settings = config.from_arguments(args, args.config).resolved()
+    dataset = load_dataset(settings)
+    run = start_run(settings, dataset)
+    return _fit_and_finish(run, settings, dataset)
+
+
+def _resume(path: Path) -> int:
+    from training.run_folder import RunFolder
+
+    run = RunFolder.open(path)
+    settings = config.TrainConfig.from_dict(run.config, origin=str(path / "config.json"))
+    dataset = run.dataset()
+    if run.finished and "exported" in run.metrics:
+        print(f"{path} is finished: {run.metrics['exported']}")
+        return 0
+    return _fit_and_finish(run, settings, dataset)
+
+
+def load_dataset(settings: TrainConfig) -> FaceDataset:
+    """The data set of the settings; without one the drawn faces, saying so. Raises DataError where it can't be trained on."""
+    from fer_keras.data.dataset import FaceDataset
+
+    if settings.data:
+        dataset = FaceDataset.load(settings.data)
+    else:
+        from fer_keras.data.prepare import PrepareSettings, prepare
+
+        print(DRAWN_NOTICE)
+        dataset = prepare(PrepareSettings(source="synthetic"))
+    for split in ("train", "validation"):
+        if not len(dataset.rows(split)):
+            has = ", ".join(f"{len(dataset.rows(name))} {name}" for name in dataset.splits()) or "no face at all"
+            raise DataError(
+                f"{dataset.path} has no {split} faces, only {has}; prepare it with --split random to split it anew, or add that part at the source"
+            )
+    return dataset
+
+
+def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
+    """A new run folder for the settings. Raises ConfigError where model, data or export name do not go together."""
+    import dataclasses
+
+    from fer_keras.data.balance import cells
+    from fer_keras.models.registry import ModelSpec
+    from training.run_folder import RunFolder
+
+    rows = {split: dataset.rows(split) for split in ("train", "validation")}
+    if settings.balance:
+        cells(dataset, rows["train"][:1], settings.balance)
+    spec = ModelSpec(
+        name=settings.arch,
+        classes=len(dataset.labels),
+        image_size=dataset.image_size,
+        channels=settings.channels or dataset.channels,
+        options=settings.model_options(),
+    )
+    settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), export=_export_name(settings, dataset))
+    out = Path(settings.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{spec.name}")
+    settings = dataclasses.replace(settings, out=str(out))
+    return RunFolder.create(out, settings.to_dict(), spec, dataset, rows)
+
+
+def _export_name(settings: TrainConfig, dataset: FaceDataset) -> str:
+    """The name to export under: as asked, else DATA-ARCH with a number where that is taken."""
+    folder = Path(settings.saved_models)
+    if settings.export:
+        if Path(settings.export).name != settings.export or settings.export.startswith("."):
+            raise ConfigError(f"--export is a name, not a path, got {settings.export!r}; the folder is --saved-models")
+        if (folder / settings.export).exists() and not settings.overwrite:
+            raise ConfigError(f"{folder / settings.export} exists already; choose another --export, or --overwrite")
+        return settings.export
+    base = f"{dataset.name}-{settings.arch}"
+    number, name = 1, base
+    while (folder / name).exists():
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+
+def _fit_and_finish(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> int:
+    cli.import_tensorflow()
+    from training.loop import fit_one
+
+    if not run.finished:
+        print(f"Run folder: {run.path} (all settings in config.json)")
+        result = fit_one(settings, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
+        took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
+        print(f"Best epoch {result.best_epoch} of {result.epochs} (validation loss {result.best_val_loss:.4f}); {took}")
+    exported = finish_run(run, settings, dataset)
+    print(f"Exported: {exported}")
+    return 0
+
+
+def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> Path:
+    """Evaluate best and final on the test split (or validation where there is none), draw, and export the best.
+
+    This is the only place where a training command reads test rows, and nothing is chosen by what it finds.
+    """
+    from fer_keras.evaluation.plots import plot_history, save_png
+    from fer_keras.models.exported import export_model
+    from training.evaluate import evaluate_run
+
+    report = evaluate_run(run)
+    best = report["models"]["best"]
+    figures = [figure_entry(best, report, dataset.name)]
+    metadata = {
+        "name": settings.export,
+        "labels": list(run.labels),
+        "crop_margin": float(dataset.info.get("crop_margin") or 0.0),
+        "temperature": best.get("temperature", 1.0),
+        "trained_on": {
+            **run.provenance["dataset"],
+            "n_train": run.metrics.get("n_train"),
+            "n_validation": run.metrics.get("n_validation"),
+            "targets": settings.targets,
+        },
+        "figures": figures,
+        "seed": settings.seed,
+        "git_revision": run.provenance["git_revision"],
+        "run": run.name,
+    }
+    metadata["trained_on"].pop("path")  # a path of this machine is of no use to others
+    target = Path(settings.saved_models) / settings.export
+    target.parent.mkdir(parents=True, exist_ok=True)
+    export_model(run.load_model("best"), run.spec, target, metadata, overwrite=settings.overwrite or _is_ours(target, run))
+    run.update_metrics(exported=str(target))
+    for name in ("loss", "accuracy"):
+        save_png(plot_history(run.path / "history.csv", metric=name), run.path / "figures" / f"{name}.png")
+    return target
+
+
+def _is_ours(target: Path, run: RunFolder) -> bool:
+    """Whether what stands there was exported by this very run, which may then write it again."""
+    return run.metrics.get("exported") == str(target)
+
+
+def figure_entry(entry: dict[str, Any], report: dict[str, Any], dataset_name: str) -> dict[str, Any]:
+    """One line of figures for metadata and model card, with its protocol."""
+    keep = ("accuracy", "accuracy_ci95", "macro_f1", "ece", "ece_calibrated")
+    return {
+        "dataset": dataset_name,
+        "split": report["split"],
+        "protocol": report["protocol"],
+        "n": report["n"],
+        **{key: entry[key] for key in keep if key in entry},
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
