@@ -16,7 +16,7 @@ TWO_PHASES = ("densenet121", "densenet169", "densenet201")
 ALIASES = {"densenet": "densenet121"}
 
 
-def _setting(default: Any, help: str, **more: Any) -> Any:  # noqa: A002
+def _setting(default: Any, help: str, **more: Any) -> Any:
     metadata = {"help": help, **more}
     if isinstance(default, (list, dict)):
         return field(default_factory=type(default), metadata=metadata)  # only empty ones are used
@@ -39,19 +39,21 @@ class TrainConfig:
     """
 
     data: str | None = _setting(None, "prepared data set (a folder from training.prepare); default: drawn faces", type=str)
-    arch: str = _setting("cnn", "architecture: cnn, resnet, densenet (= densenet121), densenet169, densenet201", type=str)
+    arch: str = _setting("cnn", "cnn, resnet, densenet (= densenet121), densenet169 or densenet201", type=str)
     # model
     preset: str | None = _setting(None, "named set of cnn options: main, variant1, variant2", type=str)
     layers: list[int] | None = _setting(None, "width of each conv stage, e.g. 64,128,256", type=_numbers)
-    convs_per_stage: list[int] | None = _setting(None, "convolutions in each stage, one number or one a stage", type=_numbers)
+    convs_per_stage: list[int] | None = _setting(None, "convolutions in each stage: one number, or one a stage", type=_numbers)
     conv_kernel: int | None = _setting(None, "size of the convolution kernels", type=int)
     pool_kernel: int | None = _setting(None, "size and stride of the pooling", type=int)
-    batch_norm: bool | None = _setting(None, "batch normalisation after each convolution", switch=("--batch-norm", "--no-batch-norm"))
+    batch_norm: bool | None = _setting(None, "batch normalisation", switch=("--batch-norm", "--no-batch-norm"))
     dropout: float | None = _setting(None, "share of features dropped before the last layer", type=float)
     head_units: list[int] | None = _setting(None, "width of the hidden layers of the head, e.g. 256", type=_numbers)
     input_size: int | None = _setting(None, "densenet: side in pixels that faces are resized to inside the model", type=int)
     options: dict[str, Any] = _setting({}, "further model option, KEY=VALUE (repeatable)", type="option")
-    channels: int | None = _setting(None, "model input in colour or grey; default: as the data", switch=("--rgb", "--gray"), values=(3, 1))
+    channels: int | None = _setting(
+        None, "model input in colour or grey; default: as the data", switch=("--rgb", "--gray"), values=(3, 1)
+    )
     precision: str = _setting(
         "auto",
         "arithmetic; auto takes mixed_bfloat16 where the hardware is faster with it",
@@ -59,7 +61,7 @@ class TrainConfig:
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
     # transfer
-    weights: str = _setting("auto", "densenet backbone: auto, imagenet, none, a weights FILE, or a NAME under saved_models/", type=str)
+    weights: str = _setting("auto", "densenet backbone: auto, imagenet, none, a FILE, or a NAME in saved_models/", type=str)
     frozen_epochs: int | None = _setting(None, "densenet: most epochs with the backbone frozen", type=int)
     finetune_epochs: int | None = _setting(None, "densenet: most epochs with the last blocks unfrozen; 0: none", type=int)
     finetune_lr: float = _setting(3e-4, "densenet: highest learning rate while fine-tuning", type=float)
@@ -79,8 +81,10 @@ class TrainConfig:
     weight_decay: float = _setting(1e-4, "weight decay of adamw", type=float)
     schedule: str = _setting("cosine", "learning rate over time, after the warm-up", type=str, choices=("cosine", "constant"))
     warmup: float = _setting(0.1, "share of the training over which the learning rate rises to its highest", type=float)
-    patience: int = _setting(0, "stop after so many epochs without a better validation loss; 0: never (frozen phase: 5)", type=int)
-    best_after: int | None = _setting(None, "the best model is looked for after this epoch; default 10, lower for short runs", type=int)
+    patience: int = _setting(0, "stop after so many epochs without a better validation loss; 0: never (frozen: 5)", type=int)
+    best_after: int | None = _setting(
+        None, "look for the best model after this epoch; default 10, lower for short runs", type=int
+    )
     label_smoothing: float = _setting(0.0, "share of the target spread over all classes", type=float)
     targets: str = _setting(
         "auto",
@@ -90,7 +94,9 @@ class TrainConfig:
     )
     encoding: str = _setting("one-hot", "form of the targets", switch=("--one-hot", "--sparse"), values=("one-hot", "sparse"))
     balance: list[str] = _setting([], "columns whose cells count alike: label, gender, label,gender...; none", type=_words)
-    balance_by: str = _setting("weight", "weight: in the loss; resample: draw short cells more often", type=str, choices=("weight", "resample"))
+    balance_by: str = _setting(
+        "weight", "weight: in the loss; resample: draw short cells more often", type=str, choices=("weight", "resample")
+    )
     balance_power: float = _setting(1.0, "how far to balance: 1 fully, 0.5 by the square root, 0 not at all", type=float)
     # augmentation
     augment: bool = _setting(True, "vary the training pictures", switch=("--augment", "--no-augment"))
@@ -181,7 +187,8 @@ class TrainConfig:
 
     def model_options(self) -> dict[str, Any]:
         """The options given for the model, without those left to its defaults."""
-        names = ("preset", "layers", "convs_per_stage", "conv_kernel", "pool_kernel", "batch_norm", "dropout", "head_units", "input_size")
+        cnn = ("preset", "layers", "convs_per_stage", "conv_kernel", "pool_kernel", "batch_norm")
+        names = (*cnn, "dropout", "head_units", "input_size")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         single = ("convs_per_stage",) if self.two_phases else ("convs_per_stage", "head_units")
         for name in single:
@@ -214,7 +221,7 @@ def _checked(name: str, item: dataclasses.Field, value: Any, origin: str) -> Any
         return dict(value or {}) if name == "options" else value
     kind = item.metadata.get("type")
     try:
-        if item.metadata.get("flag") or set(item.metadata.get("switch", ())) and "values" not in item.metadata:
+        if item.metadata.get("flag") or ("switch" in item.metadata and "values" not in item.metadata):
             if not isinstance(value, bool):
                 raise ValueError("true or false expected")
             return value
@@ -238,15 +245,29 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         if "switch" in meta:
             group = parser.add_mutually_exclusive_group()
             for option, value in zip(meta["switch"], meta.get("values", (True, False)), strict=True):
-                group.add_argument(option, dest=item.name, action="store_const", const=value, default=argparse.SUPPRESS, help=text)
+                group.add_argument(
+                    option,
+                    dest=item.name,
+                    action="store_const",
+                    const=value,
+                    default=argparse.SUPPRESS,
+                    help=text if value is not False else "not so",
+                )
         elif meta.get("flag"):
             parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
         elif meta["type"] == "option":
-            parser.add_argument("--option", dest="options", action="append", metavar="KEY=VALUE", default=argparse.SUPPRESS, help=text)
-        else:
-            metavar = None if "choices" in meta else item.name.upper()
             parser.add_argument(
-                flag, dest=item.name, type=meta["type"], choices=meta.get("choices"), metavar=metavar, default=argparse.SUPPRESS, help=text
+                "--option", dest="options", action="append", metavar="KEY=VALUE", default=argparse.SUPPRESS, help=text
+            )
+        else:
+            parser.add_argument(
+                flag,
+                dest=item.name,
+                type=meta["type"],
+                choices=meta.get("choices"),
+                metavar=None if "choices" in meta else item.name.upper(),
+                default=argparse.SUPPRESS,
+                help=text,
             )
 
 

@@ -145,7 +145,9 @@ class _Training:
     def _targets(self, subset: FaceSubset, what: str) -> tuple[np.ndarray, np.ndarray]:
         rows, targets = training_targets(subset.dataset, subset.rows, self.config.targets)
         if len(rows) == 0:
-            raise TrainingError(f"no {what} faces are left with --targets {self.config.targets}; check the data set {subset.dataset.path}")
+            raise TrainingError(
+                f"no {what} faces are left with --targets {self.config.targets}; check the data set {subset.dataset.path}"
+            )
         if self.config.encoding == "sparse":
             targets = targets.argmax(axis=1).astype(np.int64)
         return rows, targets
@@ -169,6 +171,8 @@ class _Training:
     def fit(self) -> FitResult:
         state, phases = self.state, self.phases()
         interrupted = False
+        if state.history:
+            write_history(self.run.path / "history.csv", state.history)  # a kill may have come just before it was
         with _ctrl_c() as stop:
             if self.config.two_phases:
                 self._start_backbone()
@@ -246,7 +250,8 @@ class _Training:
             net.dtype_policy.name,
         )
         before = state.seconds.get(phase.name, 0.0)
-        callbacks: list[keras.callbacks.Callback] = [_make_recorder(self, net, phase, stop, lambda: before + time.monotonic() - started)]
+        recorder = _make_recorder(self, net, phase, stop, lambda: before + time.monotonic() - started)
+        callbacks: list[keras.callbacks.Callback] = [recorder]
         if config.tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(str(self.run.path / "tensorboard" / phase.name), write_graph=False))
         try:
@@ -257,6 +262,7 @@ class _Training:
                 epochs=phase.epochs,
                 validation_data=validation,
                 callbacks=callbacks,
+                shuffle=False,  # the stream is shuffled already
                 verbose=0,
             )
         except _StoppedByUserError:
@@ -388,7 +394,8 @@ def make_optimizer(config: TrainConfig, lr: float, steps: int) -> keras.Optimize
         if not warmup:
             rate = keras.optimizers.schedules.CosineDecay(lr, decay_steps=max(1, steps), alpha=0.01)
     elif warmup:
-        rate = keras.optimizers.schedules.CosineDecay(lr / 25, decay_steps=10**9, alpha=1.0, warmup_target=lr, warmup_steps=warmup)
+        schedules = keras.optimizers.schedules
+        rate = schedules.CosineDecay(lr / 25, decay_steps=10**9, alpha=1.0, warmup_target=lr, warmup_steps=warmup)
     if config.optimizer == "adamw":
         return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
     if config.optimizer == "adam":
@@ -436,18 +443,16 @@ def _make_recorder(
 
         def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
             reseed_dropout(net, config.seed * 10 + state.phase, epoch)
-            self.bar = tqdm(
-                total=self.params["steps"], desc=f"{phase.name} {epoch + 1}/{phase.epochs}", unit="batch", leave=False, disable=None
-            )
+            title = f"{phase.name} {epoch + 1}/{phase.epochs}"
+            self.bar = tqdm(total=self.params["steps"], desc=title, unit="batch", leave=False, disable=None)
 
         def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
             self.bar.update()
             if not math.isfinite(logs["loss"]):
                 self.bar.close()
-                raise TrainingError(
-                    f"the loss became {logs['loss']} in epoch {len(state.history) + 1}, batch {batch + 1}; lower --lr (now {phase.lr:g})"
-                    + (", or train with --precision float32" if net.dtype_policy.name != "float32" else "")
-                )
+                where = f"in epoch {len(state.history) + 1}, batch {batch + 1}"
+                other = "" if net.dtype_policy.name == "float32" else ", or train with --precision float32"
+                raise TrainingError(f"the loss became {logs['loss']} {where}; lower the learning rate (now {phase.lr:g}){other}")
             if not self.bar.disable:
                 self.bar.set_postfix(loss=f"{logs['loss']:.3f}", accuracy=f"{logs['accuracy']:.3f}")
             if stop.is_set():
@@ -458,7 +463,9 @@ def _make_recorder(
             self.bar.close()
             number = len(state.history) + 1
             if not math.isfinite(logs["val_loss"]):
-                raise TrainingError(f"the validation loss became {logs['val_loss']} in epoch {number}; lower --lr (now {phase.lr:g})")
+                raise TrainingError(
+                    f"the validation loss became {logs['val_loss']} in epoch {number}; lower the learning rate (now {phase.lr:g})"
+                )
             before = state.seconds.get(phase.name, 0.0)
             state.seconds[phase.name] = round(seconds(), 2)
             entry = {
@@ -495,9 +502,8 @@ def _make_recorder(
             save_weights(net, training.folder / state.net)
             eligible = number > config.best_after
             was_eligible = bool(state.phase_best) and state.phase_best["epoch"] > config.best_after
-            if state.phase_best is None or (eligible and (not was_eligible or val_loss < state.phase_best["val_loss"])) or not (
-                eligible or was_eligible
-            ):
+            # Before epoch `best_after` the latest counts as best, so that there is one whenever the run is stopped.
+            if not was_eligible or (eligible and val_loss < state.phase_best["val_loss"]):
                 state.phase_best, state.best_net, state.waited = {"epoch": number, "val_loss": val_loss}, state.net, 0
             else:
                 state.waited += 1

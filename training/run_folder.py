@@ -1,12 +1,12 @@
 """The run folder: all that is needed to resume, evaluate or repeat a run.
 
-    RUN/config.json     every resolved setting, the data set's path and fingerprint, versions, git revision
-    RUN/model.json      the ModelSpec and the labels in order
-    RUN/rows.csv        row, split: the rows of the data set that trained and validated
-    RUN/history.csv     a line an epoch: epoch, phase, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds
-    RUN/best.weights.h5, final.weights.h5
-    RUN/metrics.json    what was measured; figures/, tensorboard/, log.txt
-    RUN/state/          only while it runs: what `--resume` needs
+RUN/config.json     every resolved setting, the data set's path and fingerprint, versions, git revision
+RUN/model.json      the ModelSpec and the labels in order
+RUN/rows.csv        row, split: the rows of the data set that trained and validated
+RUN/history.csv     a line an epoch: epoch, phase, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds
+RUN/best.weights.h5, final.weights.h5
+RUN/metrics.json    what was measured; figures/, tensorboard/, log.txt
+RUN/state/          only while it runs: what `--resume` needs
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike, config: Mapping[str, Any], spec: ModelSpec, dataset: FaceDataset, rows: Mapping[str, np.ndarray]
+        cls,
+        path: str | os.PathLike,
+        config: Mapping[str, Any],
+        spec: ModelSpec,
+        dataset: FaceDataset,
+        rows: Mapping[str, np.ndarray],
     ) -> RunFolder:
         """A new run folder with its settings and rows. Raises FerError where one stands there already.
 
@@ -136,14 +141,18 @@ class RunFolder:
         recorded = self._description["dataset"]
         dataset = FaceDataset.load(recorded["path"])
         if dataset.fingerprint != recorded["fingerprint"]:
-            raise DataError(f"{dataset.path} has changed since {self.path} was trained on it; prepare it as it was, or name another with --data")
+            raise DataError(
+                f"{dataset.path} has changed since {self.path} was trained on it; prepare it as it was, or name one with --data"
+            )
         return dataset
 
     def load_model(self, which: str) -> keras.Model:
         """The model in float32 with its best or final weights."""
         weights = self.path / f"{which}.weights.h5"
         if not weights.is_file():
-            raise FerError(f"{self.path} has no {which} weights yet; finish it with python -m training.train --resume {self.path}")
+            raise FerError(
+                f"{self.path} has no {which} weights yet; finish it with python -m training.train --resume {self.path}"
+            )
         model = self.spec.build(seed=0, precision="float32")
         model.load_weights(weights)
         return model

@@ -1,8 +1,8 @@
 """Train one model: data -> run folder -> evaluation -> saved_models/NAME.
 
-    python -m training.train --arch densenet
-    python -m training.train --arch cnn --data data/prepared/ferplus --epochs 30 --export ferplus-cnn
-    python -m training.train --resume runs/20260101-120000-cnn
+python -m training.train --arch densenet
+python -m training.train --arch cnn --data data/prepared/ferplus --epochs 30 --export ferplus-cnn
+python -m training.train --resume runs/20260101-120000-cnn
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ A model of drawn faces knows nothing of real ones. To use your own:
 def build_parser() -> cli.CommandParser:
     """The command line: `--config`, `--resume`, and one option for each setting of TrainConfig."""
     parser = cli.CommandParser(prog="python -m training.train", description=__doc__)
-    parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; the command line wins")
+    parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; flags win")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped or killed")
     config.add_settings(parser)
     return parser
@@ -81,7 +81,8 @@ def load_dataset(settings: TrainConfig) -> FaceDataset:
         if not len(dataset.rows(split)):
             has = ", ".join(f"{len(dataset.rows(name))} {name}" for name in dataset.splits()) or "no face at all"
             raise DataError(
-                f"{dataset.path} has no {split} faces, only {has}; prepare it with --split random to split it anew, or add that part at the source"
+                f"{dataset.path} has no {split} faces, only {has}; "
+                "prepare it with --split random to split it anew, or add that part at the source"
             )
     return dataset
 

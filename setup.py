@@ -1,0 +1,49 @@
+"""Packaging of fer_keras. `pip install -e .` runs the toolkit, `pip install -e .[test]` also its tests."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "fer_keras" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="fer_keras",
+    version=VERSION,
+    description="Facial expression recognition with TensorFlow/Keras: prepare, train, evaluate, export",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["fer_keras", "fer_keras.*", "training", "training.*"]),
+    package_data={"training": ["configs/*.yaml"]},
+    python_requires=">=3.10,<3.14",  # the Pythons that TensorFlow 2.21 has wheels for
+    install_requires=[
+        "tensorflow>=2.18,<2.23",  # from 2.18 on built for NumPy 2; a minor release may change what a seed gives
+        "keras>=3.8,<4",  # 3.8: `variable.path` of dropout states, which resuming needs
+        "tensorboard>=2.18,<3",  # TensorFlow no longer brings it from 2.20 on
+        "numpy>=2.0,<3",
+        "pandas>=2.2,<4",
+        "scipy>=1.12,<2",
+        "scikit-learn>=1.5,<2",
+        "matplotlib>=3.9,<4",
+        "Pillow>=10.3,<14",  # 10.3 closes a buffer overflow in decoding
+        "opencv-python>=4.10,<5",  # 5.0 has no CascadeClassifier and none of its xml files
+        "mtcnn>=1.0,<2",  # carries its weights since 1.0
+        "PyYAML>=6.0.1,<7",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8,<10",
+            "ruff>=0.9,<1",
+            "scikit-image>=0.24,<1",  # ships a photograph with a real face
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            f"fer-{name}=training.{name}:main" for name in ("prepare", "visualize", "train", "evaluate", "apply", "compare")
+        ]
+    },
+    license="MIT",
+    classifiers=["Programming Language :: Python :: 3", "License :: OSI Approved :: MIT License"],
+)

@@ -1,0 +1,75 @@
+import json
+
+import numpy as np
+import pytest
+
+from fer_keras.data.dataset import DatasetWriter, FaceDataset
+from fer_keras.errors import DataError
+
+
+def write(folder, count=4, **kwargs):
+    columns = {
+        "label": ["anger", "fear"] * (count // 2),
+        "split": ["train"] * (count - 1) + ["test"],
+        "kept": [True] * (count - 2) + [False, True],
+        "reason": [""] * (count - 2) + ["blank", ""],
+        "source": [f"{index}.png" for index in range(count)],
+        "gender": ["unknown"] * count,
+    }
+    with DatasetWriter(folder, image_size=4, channels=3, **kwargs) as writer:
+        for index in range(count):
+            writer.add(np.full((4, 4, 3), index, np.uint8))
+        return writer.finish(columns, labels=("anger", "fear"), group_columns=("gender",))
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    write(tmp_path / "d")
+    dataset = FaceDataset.load(tmp_path / "d")
+    assert dataset.labels == ("anger", "fear")
+    assert dataset.rows("train").tolist() == [0, 1]
+    assert dataset.rows("test").tolist() == [3]
+    assert dataset.rows().tolist() == [0, 1, 3]
+    assert dataset.label_indices.tolist() == [0, 1, 0, 1]
+    assert isinstance(dataset.faces, np.memmap)
+    assert [int(face[0, 0, 0]) for face in dataset.faces] == [0, 1, 2, 3]
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), DatasetWriter(tmp_path / "d", image_size=4, channels=1) as writer:
+        writer.add(None)
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_set_is_not_overwritten_by_accident(tmp_path):
+    write(tmp_path / "d")
+    with pytest.raises(DataError, match="exists already"):
+        write(tmp_path / "d")
+    write(tmp_path / "d", count=6, overwrite=True)
+    assert len(FaceDataset.load(tmp_path / "d").manifest) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_folder_that_is_no_data_set_is_refused_with_what_it_lacks(tmp_path):
+    with pytest.raises(DataError, match="does not exist.*training.prepare"):
+        FaceDataset.load(tmp_path / "missing")
+    dataset = write(tmp_path / "d")
+    (dataset.path / "faces.npy").unlink()
+    with pytest.raises(DataError, match="lacks faces.npy"):
+        FaceDataset.load(tmp_path / "d")
+
+
+def test_files_that_disagree_are_refused(tmp_path):
+    dataset = write(tmp_path / "d")
+    description = json.loads((dataset.path / "dataset.json").read_text())
+    (dataset.path / "dataset.json").write_text(json.dumps({**description, "image_size": 5}))
+    with pytest.raises(DataError, match="shape"):
+        FaceDataset.load(tmp_path / "d")
+    (dataset.path / "dataset.json").write_text("{")
+    with pytest.raises(DataError, match="prepare it again"):
+        FaceDataset.load(tmp_path / "d")
+
+
+def test_an_unknown_split_is_refused(tmp_path):
+    with pytest.raises(DataError, match="unknown split 'dev'.*train, validation, test"):
+        write(tmp_path / "d").rows("dev")

@@ -1,0 +1,45 @@
+import pytest
+
+from fer_keras.errors import ConfigError
+from fer_keras.labels import EMOTIONS, canonical_names, ordered, parse_label_map, resolve_label_map
+
+
+def test_emotions_stand_in_the_order_of_the_ferplus_columns():
+    assert EMOTIONS == ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+
+
+def test_names_of_emotions_become_the_canonical_ones():
+    assert canonical_names(["Angry", "happy", "neutral"]) == {"Angry": "anger", "happy": "happiness", "neutral": "neutral"}
+
+
+def test_a_class_set_of_its_own_keeps_its_names():
+    names = ["neutral", "focused", "tired", "angry"]
+    assert canonical_names(names) == {name: name for name in names}
+
+
+def test_emotions_come_first_in_order_and_others_follow_alphabetically():
+    assert ordered(["tired", "sadness", "focused", "neutral"]) == ("neutral", "sadness", "focused", "tired")
+
+
+def test_a_map_merges_renames_and_drops():
+    mapping = resolve_label_map(parse_label_map("disgust=anger, contempt=, happy=joyful"), EMOTIONS)
+    assert mapping["disgust"] == "anger"
+    assert mapping["contempt"] is None
+    assert mapping["happiness"] == "joyful"
+    assert mapping["fear"] == "fear"
+
+
+@pytest.mark.parametrize("text", ["disgust", "=anger", "fear=anger,fear=sadness"])
+def test_a_map_that_is_no_map_is_refused(text):
+    with pytest.raises(ConfigError):
+        parse_label_map(text)
+
+
+def test_a_map_of_an_unknown_label_is_refused_by_name():
+    with pytest.raises(ConfigError, match="'boredom'.*neutral"):
+        resolve_label_map({"boredom": "anger"}, EMOTIONS)
+
+
+def test_a_map_that_leaves_nothing_is_refused():
+    with pytest.raises(ConfigError, match="drops every label"):
+        resolve_label_map({"a": None, "b": None}, ["a", "b"])

@@ -1,0 +1,90 @@
+import dataclasses
+
+import pytest
+
+from fer_keras.errors import ConfigError
+from training import config, train
+
+
+def parse(*words):
+    args = train.build_parser().parse_args(list(words))
+    return config.from_arguments(args, args.config)
+
+
+def test_every_setting_has_a_flag_and_the_file_takes_the_same_names(tmp_path):
+    flags = train.build_parser().format_help()
+    for item in dataclasses.fields(config.TrainConfig):
+        spelled = item.metadata.get("switch", ("--option",) if item.name == "options" else ("--" + item.name.replace("_", "-"),))
+        assert all(flag in flags for flag in spelled), item.name
+    file = tmp_path / "all.json"
+    import json
+
+    file.write_text(json.dumps(config.TrainConfig().to_dict()))
+    assert parse("--config", str(file)) == config.TrainConfig()
+
+
+def test_flags_win_over_the_file(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("arch: resnet\nlr: 1e-3\nbatch-size: 7\nlayers: [8, 16]\naugment: false\n")
+    made = parse("--config", str(file), "--lr", "0.5", "--option", "normalize=standardize")
+    assert (made.arch, made.lr, made.batch_size, made.layers, made.augment) == ("resnet", 0.5, 7, [8, 16], False)
+    assert made.options == {"normalize": "standardize"}
+
+
+def test_underscores_are_read_as_hyphens():
+    assert parse("--batch_size", "5", "--label_smoothing=0.1").batch_size == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("epoch: 3", "unknown setting 'epoch'.*did you mean 'epochs'"),
+        ("- 1", "must hold `name: value` lines"),
+        ("epochs: many", "setting 'epochs'"),
+        ("epochs: 2.5", "whole number"),
+        ("augment: maybe", "true or false"),
+        ("optimizer: lion", "optimizer must be one of adamw"),
+        ("batch_size: 0", "batch-size must be from 1"),
+        ("a: [", "can't read"),
+    ],
+)
+def test_a_wrong_file_is_refused_naming_the_setting(tmp_path, text, expected):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=expected):
+        parse("--config", str(file))
+
+
+def test_a_missing_file_is_refused():
+    with pytest.raises(ConfigError, match=r"can't read the config file nowhere\.yaml"):
+        parse("--config", "nowhere.yaml")
+
+
+def test_unknown_flags_are_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("--epoch", "3")
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ConfigError, match="soft targets.*--one-hot"):
+        parse("--sparse", "--targets", "soft")
+    with pytest.raises(ConfigError, match="label smoothing needs --one-hot"):
+        parse("--sparse", "--label-smoothing", "0.1")
+
+
+def test_defaults_depend_on_the_architecture():
+    one, two = parse("--arch", "cnn").resolved(), parse("--arch", "densenet").resolved()
+    assert one.epochs and one.frozen_epochs is None
+    assert two.arch == "densenet121"
+    assert two.frozen_epochs and two.finetune_epochs and two.epochs is None
+    short = parse("--arch", "densenet", "--epochs", "2").resolved()
+    assert (short.frozen_epochs, short.finetune_epochs) == (2, 2)
+    assert parse("--arch", "densenet", "--epochs", "2", "--finetune-epochs", "0").resolved().finetune_epochs == 0
+
+
+def test_the_best_model_is_looked_for_after_epoch_10_or_earlier_in_short_runs():
+    assert parse("--epochs", "60").resolved().best_after == 10
+    assert parse("--epochs", "6").resolved().best_after == 2
+    assert parse("--epochs", "6", "--best-after", "5").resolved().best_after == 5

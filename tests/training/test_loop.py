@@ -1,0 +1,321 @@
+"""Real, tiny trainings: the loop is what everything else calls."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fer_keras.data.dataset import DatasetWriter, FaceDataset
+from fer_keras.errors import FerError, TrainingError
+from training.config import TrainConfig
+from training.run_folder import RunFolder
+
+ROOT = Path(__file__).parent.parent.parent
+LABELS = ("neutral", "happiness", "anger")
+SIZE, COUNT = 32, 96
+MEASURED = ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Bars at a height that tells the label, on noise."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, len(LABELS), COUNT)
+    with DatasetWriter(tmp_path_factory.mktemp("data") / "bars", image_size=SIZE, channels=1) as writer:
+        for label in labels:
+            face = rng.integers(0, 60, (SIZE, SIZE, 1))
+            face[4 + 9 * label : 10 + 9 * label, 4:-4] += 150
+            writer.add(face.astype(np.uint8))
+        columns = {
+            "label": [LABELS[label] for label in labels],
+            "split": (["train"] * 60 + ["validation"] * 18 + ["test"] * 18),
+            "kept": [True] * COUNT,
+            "reason": [""] * COUNT,
+            "source": [""] * COUNT,
+            "gender": [("Female", "Male")[index % 2] for index in range(COUNT)],
+        }
+        return writer.finish(columns, labels=LABELS, group_columns=("gender",))
+
+
+TINY = {
+    "layers": [8, 16],
+    "convs_per_stage": [1],
+    "batch_size": 16,
+    "dropout": 0.5,
+    "tensorboard": False,
+    "epochs": 4,
+    "lr": 0.01,
+}
+
+
+def fit(dataset, out, **settings):
+    from training.loop import fit_one
+    from training.train import start_run
+
+    config = TrainConfig(
+        data=str(dataset.path), out=str(out), export=out.name, saved_models=str(out.parent), **settings
+    ).resolved()
+    run = start_run(config, dataset)
+    config = TrainConfig.from_dict(run.config)
+    return run, fit_one(config, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
+
+
+def history(run):
+    return pd.read_csv(run.path / "history.csv")
+
+
+@pytest.fixture(scope="module")
+def unbroken(dataset, tmp_path_factory):
+    return fit(dataset, tmp_path_factory.mktemp("runs") / "unbroken", **TINY)
+
+
+def test_a_run_leaves_what_the_contract_names(unbroken):
+    run, result = unbroken
+    names = {path.name for path in run.path.iterdir()}
+    assert {
+        "config.json",
+        "model.json",
+        "rows.csv",
+        "history.csv",
+        "best.weights.h5",
+        "final.weights.h5",
+        "metrics.json",
+        "log.txt",
+    } <= names
+    assert "state" not in names
+    assert result.epochs == 4
+    assert list(history(run).columns) == [*MEASURED, "seconds"]
+    assert run.config["lr"] == 0.01
+    assert json.loads((run.path / "config.json").read_text())["dataset"]["fingerprint"]
+
+
+def test_best_is_the_epoch_of_lowest_validation_loss_after_the_waiting_time(unbroken):
+    run, result = unbroken
+    after = history(run).query("epoch > 1")
+    assert result.best_epoch == int(after.loc[after["val_loss"].idxmin(), "epoch"])
+    assert result.best_val_loss == pytest.approx(after["val_loss"].min())
+
+
+def test_the_saved_weights_give_the_recorded_validation_loss(unbroken, dataset):
+    """The loss worked out by hand from the probabilities of the reloaded models."""
+    run, result = unbroken
+    rows = run.rows("validation")
+    expected = {"best": result.best_val_loss, "final": history(run)["val_loss"].iloc[-1]}
+    for which, loss in expected.items():
+        probabilities = run.load_model(which)(dataset.faces[rows].astype(np.float32)).numpy()
+        by_hand = -np.log(probabilities[np.arange(len(rows)), dataset.label_indices[rows]]).mean()
+        assert by_hand == pytest.approx(loss, rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_history_and_another_does_not(unbroken, dataset, tmp_path):
+    run, _ = fit(dataset, tmp_path / "again", **TINY)
+    pd.testing.assert_frame_equal(history(run)[MEASURED], history(unbroken[0])[MEASURED], check_exact=True)
+    other, _ = fit(dataset, tmp_path / "other", **TINY, seed=1)
+    assert not np.allclose(history(other)["loss"], history(run)["loss"])
+
+
+CONTINUE = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from training import loop
+from training.config import TrainConfig
+from training.run_folder import RunFolder
+
+if {kill_after}:
+    write = loop.write_history
+    def then_die(path, history):
+        write(path, history)
+        if len(history) == {kill_after}:
+            os.kill(os.getpid(), signal.SIGKILL)
+    loop.write_history = then_die
+run = RunFolder.open({path!r})
+dataset = run.dataset()
+config = TrainConfig.from_dict(run.config)
+loop.fit_one(config, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
+"""
+
+
+def start_only(dataset, out, **settings):
+    from training.train import start_run
+
+    names = {"out": str(out), "export": out.name, "saved_models": str(out.parent)}
+    config = TrainConfig(data=str(dataset.path), **{**names, **settings})
+    return start_run(config.resolved(), dataset)
+
+
+def continue_run(run, kill_after=0):
+    code = CONTINUE.format(root=str(ROOT), path=str(run.path), kill_after=kill_after)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    )
+
+
+def test_a_killed_run_goes_on_and_ends_as_the_unbroken_one(unbroken, dataset, tmp_path):
+    run = start_only(dataset, tmp_path / "killed", **TINY)
+    assert continue_run(run, kill_after=2).returncode == -signal.SIGKILL
+    assert len(history(run)) == 2
+    assert not run.finished
+    done = continue_run(run)
+    assert done.returncode == 0, done.stderr
+    assert run.finished
+    pd.testing.assert_frame_equal(history(run)[MEASURED], history(unbroken[0])[MEASURED], check_exact=True)
+    pixels = dataset.faces[:8].astype(np.float32)
+    for which in ("best", "final"):
+        assert np.array_equal(run.load_model(which)(pixels), unbroken[0].load_model(which)(pixels))
+
+
+def test_a_label_that_is_a_soft_distribution_is_learnt_as_one(dataset, tmp_path):
+    run, _ = fit(dataset, tmp_path / "smooth", **{**TINY, "epochs": 2, "label_smoothing": 0.3})
+    assert history(run)["loss"].iloc[-1] > 0.3  # the entropy that smoothing leaves
+
+
+@pytest.mark.parametrize("encoding", ["one-hot", "sparse"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_encoding_and_colour_do_what_they_say(dataset, tmp_path, encoding, channels):
+    """One-hot and sparse targets are the same numbers to the loss, so the histories agree; colour changes the input."""
+    run, _ = fit(dataset, tmp_path / "run", **{**TINY, "epochs": 1, "encoding": encoding, "channels": channels})
+    model = run.load_model("final")
+    assert model.input_shape == (None, SIZE, SIZE, channels)
+    reference, _ = fit(dataset, tmp_path / "reference", **{**TINY, "epochs": 1, "channels": channels})
+    assert history(run)["loss"].tolist() == pytest.approx(history(reference)["loss"].tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["weight", "resample"])
+def test_balancing_trains(dataset, tmp_path, how):
+    run, result = fit(dataset, tmp_path / "run", **{**TINY, "epochs": 1, "balance": ["label", "gender"], "balance_by": how})
+    assert result.epochs == 1
+    assert run.config["balance"] == ["label", "gender"]
+
+
+def test_early_stopping_ends_before_the_last_epoch(dataset, tmp_path):
+    _, result = fit(
+        dataset, tmp_path / "run", **{**TINY, "epochs": 30, "patience": 2, "best_after": 0, "lr": 1e-9, "schedule": "constant"}
+    )
+    assert result.epochs < 30
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_exports_nothing(dataset, tmp_path):
+    with pytest.raises(TrainingError, match="loss became (nan|inf).*lower the learning rate"):
+        fit(dataset, tmp_path / "run", **{**TINY, "lr": 1e6, "optimizer": "sgd", "warmup": 0, "batch_norm": False})
+    assert not (tmp_path / "run" / "best.weights.h5").exists()
+
+
+def test_a_run_folder_is_not_overwritten(unbroken, dataset):
+    with pytest.raises(FerError, match="exists already.*--resume"):
+        start_only(dataset, unbroken[0].path, **TINY, export="another")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(FerError, match="no run folder"):
+        RunFolder.open(tmp_path / "nothing")
+    with pytest.raises(FerError, match="lacks config.json"):
+        RunFolder.open(tmp_path)
+
+
+def test_data_that_changed_since_is_noticed(unbroken, dataset, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset.path, copy)
+    run = start_only(FaceDataset.load(copy), tmp_path / "run", **TINY)
+    manifest = (copy / "manifest.csv").read_text()
+    (copy / "manifest.csv").write_text(manifest.replace("anger", "neutral", 1))
+    with pytest.raises(FerError, match="has changed since"):
+        run.dataset()
+
+
+# The two phases of a DenseNet
+
+DENSE = {
+    "arch": "densenet",
+    "weights": "none",
+    "frozen_epochs": 2,
+    "finetune_epochs": 2,
+    "batch_size": 16,
+    "head_units": [16],
+    "tensorboard": False,
+}
+
+
+@pytest.fixture(scope="module")
+def dense(dataset, tmp_path_factory):
+    return fit(dataset, tmp_path_factory.mktemp("dense") / "dense", **DENSE)
+
+
+def test_both_phases_run_and_only_the_second_changes_the_backbone(dense, dataset):
+    run, result = dense
+    assert history(run)["phase"].tolist() == ["frozen", "frozen", "finetune", "finetune"]
+    assert set(result.seconds) == {"frozen", "finetune"}
+    started, ended = run.spec.build(seed=0), run.load_model("final")
+    changed = {
+        layer.name.split("_")[0]
+        for layer, fresh in zip(ended.get_layer("backbone").layers, started.get_layer("backbone").layers, strict=True)
+        if "_bn" not in layer.name
+        and not layer.name.endswith("bn")
+        and any(not np.array_equal(a, b) for a, b in zip(layer.get_weights(), fresh.get_weights(), strict=True))
+    }
+    assert changed <= {"conv5", "pool4"}
+    assert "conv5" in changed
+
+
+def test_a_densenet_killed_while_fine_tuning_ends_as_the_unbroken_one(dense, dataset, tmp_path):
+    run = start_only(dataset, tmp_path / "killed", **DENSE)
+    assert continue_run(run, kill_after=3).returncode == -signal.SIGKILL
+    done = continue_run(run)
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(history(run)[MEASURED], history(dense[0])[MEASURED], check_exact=True)
+
+
+def test_cached_features_give_the_result_of_the_slow_way(dataset, tmp_path):
+    """Without augmentation and dropout both ways train the same head on the same numbers."""
+    settings = {**DENSE, "finetune_epochs": 0, "frozen_epochs": 3, "dropout": 0.0, "augment": False}
+    cached, _ = fit(dataset, tmp_path / "cached", **settings)
+    live, _ = fit(dataset, tmp_path / "live", **settings, frozen_features="live")
+    assert history(cached)["val_loss"].tolist() == pytest.approx(history(live)["val_loss"].tolist(), rel=1e-2)
+
+
+def test_augmented_views_are_used(dataset, tmp_path):
+    settings = {**DENSE, "finetune_epochs": 0, "frozen_epochs": 1}
+    plain, _ = fit(dataset, tmp_path / "plain", **settings)
+    views, _ = fit(dataset, tmp_path / "views", **settings, feature_views=2)
+    assert history(plain)["loss"].tolist() != history(views)["loss"].tolist()
+
+
+# Ctrl-C, by the real command
+
+
+def test_ctrl_c_ends_cleanly_with_the_best_so_far_exported(dataset, tmp_path):
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "training.train",
+            "--data",
+            str(dataset.path),
+            "--out",
+            str(tmp_path / "run"),
+            "--epochs",
+            "5000",
+        ),
+        *("--export", "stopped", "--saved-models", str(tmp_path / "models"), "--layers", "4", "--convs-per-stage", "1"),
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    lines = tmp_path / "run" / "history.csv"
+    while not (lines.is_file() and len(lines.read_text().splitlines()) > 3):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "no epoch ended in two minutes"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert "Stopped by Ctrl-C" in out
+    assert (tmp_path / "models" / "stopped" / "saved_model.pb").is_file()
