@@ -1,0 +1,248 @@
+"""Which pictures not to learn from, and why. Nothing is deleted: the manifest keeps every row with its reason.
+
+Rows are judged in the order of REASONS, and a row has the first reason that applies. Rows of a published benchmark's
+validation and test splits can be protected: what is found there is noted, and they are kept, so that figures stay
+comparable with published ones; their copies in the training split go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fer_keras.data.dataset import VOTE_COLUMNS
+from fer_keras.data.images import to_channels
+from fer_keras.data.targets import majority
+from fer_keras.errors import ConfigError
+from fer_keras.labels import VOTE_NAMES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Every reason for which a row is dropped, in the order in which they are looked for.
+REASONS = {
+    "unreadable": "the file is missing, truncated, or no picture",
+    "wrong_shape": "the number of pixels differs from the other rows', or the picture is a thin strip or a dot",
+    "no_label": "the row has no label, or no vote for any emotion",
+    "label_dropped": "the label map drops this label",
+    "no_face": "most taggers saw no face (FER+ NF), or the detector found none",
+    "blank": "all pixels are nearly the same",
+    "ambiguous": "the votes have no majority for one emotion (FER+'s filter)",
+    "conflicting_labels": "the same picture occurs with different labels; all copies go",
+    "leakage": "the same picture is in validation or test as well",
+    "duplicate": "the same picture occurs earlier in this split",
+    "near_duplicate": "a nearly identical picture occurs earlier in this split",
+}
+
+#: There is nothing to keep in these rows, so they can't be switched off.
+ALWAYS_DROPPED = ("unreadable", "wrong_shape", "no_label", "label_dropped")
+DEFAULT_DROPPED = (*ALWAYS_DROPPED, "no_face", "blank", "conflicting_labels", "leakage", "duplicate")
+
+#: Standard deviation, in grey levels, below which a picture is blank.
+BLANK_CONTRAST = 4.0
+#: Sides under this many pixels, or longer than this many times the other, are no face picture.
+MIN_SIDE_PX, MAX_ASPECT = 8, 4
+
+_STRENGTH = {"train": 0, "validation": 1, "test": 2}  # of two copies, the one in the weaker split goes
+
+
+def dropped_reasons(keep: Collection[str] = (), drop: Collection[str] = ()) -> frozenset[str]:
+    """The reasons for which rows are dropped: the default ones, without `keep`, with `drop`. Raises ConfigError."""
+    for reason in (*keep, *drop):
+        if reason not in REASONS:
+            raise ConfigError(f"unknown cleaning reason {reason!r}; choose from {', '.join(REASONS)}")
+    if fixed := [reason for reason in keep if reason in ALWAYS_DROPPED]:
+        raise ConfigError(f"rows that are {fixed[0]} can't be kept, there is nothing to learn from in them ({REASONS[fixed[0]]})")
+    if both := set(keep) & set(drop):
+        raise ConfigError(f"{sorted(both)[0]!r} is in both --keep and --drop; name it once")
+    return frozenset(DEFAULT_DROPPED) - frozenset(keep) | frozenset(drop)
+
+
+@dataclass
+class Features:
+    """What cleaning has to know of each picture: 12 to 28 bytes a picture, gathered while they pass by."""
+
+    near: bool = False
+    _digests: array = field(default_factory=lambda: array("Q"))
+    _contrasts: array = field(default_factory=lambda: array("f"))
+    _hashes: array = field(default_factory=lambda: array("Q"))
+
+    def add(self, picture: np.ndarray | None) -> None:
+        """Take one picture, uint8 (h, w, c), before it is resized; None where there is none."""
+        if picture is None:
+            self._digests.append(0)
+            self._contrasts.append(0.0)
+        else:
+            digest = hashlib.blake2b(np.ascontiguousarray(picture), digest_size=8, key=str(picture.shape).encode()).digest()
+            self._digests.append(int.from_bytes(digest, "little"))
+            self._contrasts.append(float(picture.std()))
+        if self.near:
+            self._hashes.extend((0, 0) if picture is None else perceptual_hash(picture))
+
+    @property
+    def digests(self) -> np.ndarray:
+        """uint64 (n,): equal where the pixels are."""
+        return np.array(self._digests, np.uint64)
+
+    @property
+    def contrasts(self) -> np.ndarray:
+        """float32 (n,): standard deviation in grey levels."""
+        return np.array(self._contrasts, np.float32)
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """uint64 (n, 2): `perceptual_hash`, where near is set."""
+        return np.array(self._hashes, np.uint64).reshape(-1, 2)
+
+
+def perceptual_hash(picture: np.ndarray) -> tuple[int, int]:
+    """Two 64-bit difference hashes of uint8 (h, w, c): which of 8x8 areas are brighter than that to their left, and above.
+
+    One alone is not enough for faces, which all have dark eyes at the same height: of the pairs in FER2013 that differ in
+    at most 4 bits of the first, three quarters are different pictures; of those that do in both, nearly none.
+    """
+    from PIL import Image
+
+    grey = Image.fromarray(to_channels(picture, 1)[:, :, 0])
+    across = np.array(grey.resize((9, 8), Image.Resampling.BOX), np.int16)
+    down = np.array(grey.resize((8, 9), Image.Resampling.BOX), np.int16)
+    bits = (across[:, 1:] > across[:, :-1], down[1:] > down[:-1])
+    first, second = (int.from_bytes(np.packbits(each).tobytes(), "big") for each in bits)
+    return first, second
+
+
+def near_pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
+    """Pairs of uint64 (n, 2) that differ in at most `distance` bits of each hash: int64 (m, 2), the smaller position first.
+
+    Two such hashes agree wholly in at least one of distance + 1 bands of bits, so only rows that share a band of the first
+    are compared.
+    """
+    found = [np.empty((0, 2), np.int64)]
+    edges = np.linspace(0, 64, distance + 2).round().astype(int).tolist()
+    for low, high in pairwise(edges):
+        band = (hashes[:, 0] >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        in_order = band[order]
+        left = np.arange(len(order))
+        for step in range(1, len(order)):  # each row with its next, next but one, ... neighbour in the same band
+            left = left[left + step < len(order)]
+            left = left[in_order[left] == in_order[left + step]]
+            if not len(left):
+                break
+            pairs = np.stack([order[left], order[left + step]], axis=1)
+            for half in (0, 1):
+                pairs = pairs[_bit_count(hashes[pairs[:, 0], half] ^ hashes[pairs[:, 1], half]) <= distance]
+            found.append(pairs)
+    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+
+
+def connected(count: int, pairs: np.ndarray) -> np.ndarray:
+    """Group number of each of `count` rows, where each of the pairs int (m, 2) is in one group. int64 (count,)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    ones = np.ones(len(pairs), bool)
+    return connected_components(coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count)), directed=False)[1]
+
+
+def judge(
+    rows: pd.DataFrame,
+    features: Features,
+    reasons: list[str],
+    notes: list[str],
+    *,
+    dropped: Collection[str],
+    protected: np.ndarray,
+    faceless: np.ndarray,
+    near_distance: int = 4,
+) -> None:
+    """Fill in why rows are dropped.
+
+    rows: columns label and split ("" where the tool will split), and votes_* where there are votes.
+    reasons, notes: one entry a row, changed in place; rows that have a reason already are left alone.
+    dropped: the reasons to look for. protected: bool (n,), rows in which findings are noted only.
+    faceless: bool (n,), rows in which a detector found no face.
+    near_distance: bits in which each of the two hashes of near duplicates may differ.
+    """
+    alive = np.array([not reason for reason in reasons])
+    splits = rows["split"].to_numpy(str)
+
+    def apply(reason: str, found: np.ndarray, note: Callable[[int], str] = lambda row: "") -> None:
+        for row in np.flatnonzero(found & alive):
+            remark = note(int(row))
+            if protected[row]:
+                _append(notes, row, f"{reason}{' ' if remark else ''}{remark}")
+            else:
+                reasons[row] = reason
+                alive[row] = False
+                _append(notes, row, remark)
+
+    if "no_face" in dropped:
+        apply("no_face", faceless, lambda row: "by the detector")
+    if VOTE_COLUMNS[0] in rows:
+        votes = rows[list(VOTE_COLUMNS)].to_numpy(np.int64)
+        if "no_face" in dropped:
+            apply("no_face", (votes.argmax(axis=1) == VOTE_NAMES.index("NF")) & (votes.max(axis=1) > 0))
+    if "blank" in dropped:
+        apply("blank", features.contrasts < BLANK_CONTRAST)
+    if VOTE_COLUMNS[0] in rows and "ambiguous" in dropped:
+        apply("ambiguous", majority(votes) < 0)
+
+    same = _group_numbers(features.digests)
+    if "conflicting_labels" in dropped:
+        labels = _group_numbers(rows["label"].to_numpy(str))
+        kinds = np.unique(np.stack([same[alive], labels[alive]], axis=1), axis=0)[:, 0]
+        apply("conflicting_labels", np.bincount(kinds, minlength=len(same))[same] > 1)
+    near = same
+    if "near_duplicate" in dropped:
+        firsts = np.flatnonzero(alive)
+        pairs = np.concatenate([firsts[near_pairs(features.hashes[firsts], near_distance)], _chains(same)])
+        near = connected(len(rows), pairs)
+    if "leakage" in dropped:
+        strength = np.array([_STRENGTH.get(split, 0) for split in splits], np.int64)
+        strongest = np.full(len(near), -1)
+        np.maximum.at(strongest, near[alive], strength[alive])
+        holder = _first_rows(near, alive & (strength == strongest[near]))
+        apply("leakage", strength < strongest[near], lambda row: f"same as row {holder[near[row]]}")
+    split_numbers = _group_numbers(splits)
+    for reason, groups in (("duplicate", same), ("near_duplicate", near)):
+        if reason in dropped:
+            within = _group_numbers(groups * (split_numbers.max(initial=0) + 1) + split_numbers)
+            first = _first_rows(within, alive)
+            later = np.arange(len(rows)) > first[within]
+            apply(reason, later, lambda row, first=first, within=within: f"same as row {first[within[row]]}")
+
+
+def _append(notes: list[str], row: int, text: str) -> None:
+    if text:
+        notes[row] = f"{notes[row]}; {text}" if notes[row] else text
+
+
+def _group_numbers(values: np.ndarray) -> np.ndarray:
+    return np.unique(values, return_inverse=True)[1].reshape(-1)
+
+
+def _first_rows(groups: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """The first row of each group among those marked; len(groups) where it has none. int64 (number of groups,)."""
+    first = np.full(groups.max(initial=-1) + 1, len(groups))
+    rows = np.flatnonzero(among)
+    np.minimum.at(first, groups[rows], rows)
+    return first
+
+
+def _chains(groups: np.ndarray) -> np.ndarray:
+    """Pairs that connect the rows of each group."""
+    order = np.argsort(groups, kind="stable")
+    linked = groups[order[1:]] == groups[order[:-1]]
+    return np.stack([order[:-1][linked], order[1:][linked]], axis=1)
+
+
+def _bit_count(values: np.ndarray) -> np.ndarray:
+    """Ones in each of uint64 (n,). (numpy.bitwise_count needs numpy 2.)"""
+    return np.unpackbits(values.view(np.uint8).reshape(len(values), 8), axis=1).sum(axis=1, dtype=np.int64)

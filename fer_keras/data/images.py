@@ -1,0 +1,136 @@
+"""From a file to uint8 pixels: decode, crop, resize, grey or RGB. Pillow only: it needs no system library."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from fer_keras.errors import ConfigError, DataError
+
+#: What a picture file of a data set is called. Other files are skipped and counted.
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+#: More pixels than any camera takes are an attack or an accident, and would fill the memory.
+MAX_PIXELS = 120_000_000
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def decode(source: str | os.PathLike | bytes, channels: int) -> np.ndarray:
+    """Read a picture, turned upright by its EXIF orientation.
+
+    source: a path, or the bytes of a file. channels: 1 for grey (ITU-R 601 luma), 3 for RGB. Returns uint8 (h, w, channels).
+    16-bit pictures are scaled to 8 bits, transparency is ignored, of an animation the first frame is taken.
+    Raises DataError where the file is missing, not a picture, truncated, or larger than MAX_PIXELS.
+    """
+    from PIL import Image, ImageOps
+
+    _check_channels(channels)
+    name = "the picture" if isinstance(source, bytes) else os.fspath(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of large pictures; both are handled here
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise DataError(f"{name} is too large: {width}x{height}; expected at most {MAX_PIXELS // 10**6} megapixels")
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                if upright.mode.startswith(("I", "F")):
+                    upright = _eight_bits(upright)
+                return _array(upright.convert("L" if channels == 1 else "RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"{name} does not exist") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name} is too large: expected at most {MAX_PIXELS // 10**6} megapixels") from error
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
+        # Pillow's decoders raise all of these on damaged files.
+        raise DataError(f"{name} can't be read as a picture: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def resize(face: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (h, w, c) -> uint8 (size, size, c). The same array where it has that size already.
+
+    Shrinking averages the area of each target pixel (no aliasing), growing is bicubic.
+    """
+    from PIL import Image
+
+    height, width = face.shape[:2]
+    if (height, width) == (size, size):
+        return face
+    image = Image.fromarray(face[:, :, 0] if face.shape[2] == 1 else face)
+    shrinks = size <= height and size <= width
+    return _array(image.resize((size, size), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC))
+
+
+def to_channels(face: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 (h, w, 1 or 3) -> uint8 (h, w, channels): RGB to grey by ITU-R 601 luma, grey to RGB by repeating."""
+    from PIL import Image
+
+    _check_channels(channels)
+    if face.shape[2] == channels:
+        return face
+    if channels == 1:
+        return _array(Image.fromarray(face).convert("L"))
+    return np.repeat(face, channels, axis=2)
+
+
+def crop_box(image: np.ndarray, box_xyxy_px: tuple[float, float, float, float], margin: float = 0.0) -> np.ndarray:
+    """Cut a square around a box, with a margin, out of a picture.
+
+    image: uint8 (h, w, c). margin: what is added on each side, as a part of the box's longer side. The square keeps the
+    face's proportions when it is resized; where it reaches outside, the border pixels are repeated. uint8 (s, s, c).
+    Raises DataError for a box without area, or one wholly outside the picture.
+    """
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = box_xyxy_px
+    if not (x2 > x1 and y2 > y1) or x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
+        raise DataError(f"box {box_xyxy_px} has no area inside a picture of {width}x{height} pixels; expected (x1, y1, x2, y2)")
+    side = max(1, round(max(x2 - x1, y2 - y1) * (1 + 2 * margin)))
+    left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
+    columns = np.clip(np.arange(left, left + side), 0, width - 1)
+    rows = np.clip(np.arange(top, top + side), 0, height - 1)
+    return image[rows[:, None], columns[None, :]]
+
+
+def in_parallel(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int | None = None) -> Iterator[_Result]:
+    """`map(function, items)` on threads, in order, with a few results ahead and never more: memory stays constant."""
+    workers = workers or min(8, os.cpu_count() or 1)
+    waiting: deque[Future[_Result]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _array(image: object) -> np.ndarray:
+    pixels = np.array(image, dtype=np.uint8)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _eight_bits(image: object) -> object:
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    if values.max(initial=0) > 255:
+        values = values / 257  # 65535 -> 255
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+def _check_channels(channels: int) -> None:
+    if channels not in (1, 3):
+        raise ConfigError(f"channels is 1 (grey) or 3 (RGB), got {channels}")

@@ -1,0 +1,238 @@
+"""What every reader gives, and what readers share: split words, group values, tables in csv files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from fer_keras.data.dataset import UNKNOWN
+from fer_keras.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SPLIT_WORDS = {
+    "train": ("train", "training", "fer2013train"),
+    "validation": ("validation", "valid", "val", "dev", "publictest", "fer2013valid"),
+    "test": ("test", "testing", "privatetest", "fer2013test"),
+}
+SPLIT_OF_WORD = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+
+_NOT_KNOWN = {"", "nan", "na", "n/a", "none", "null", "unknown", "?", "-"}
+_GENDERS = {"Female": ("f", "female", "woman", "women"), "Male": ("m", "male", "man", "men")}
+_GENDER_OF_WORD = {word: gender for gender, words in _GENDERS.items() for word in words}
+#: First age of each group: those of the FairFace data set (Karkkainen and Joo 2021), so that audits can be compared.
+_AGE_GROUP_STARTS = (0, 3, 10, 20, 30, 40, 50, 60, 70)
+
+#: Files that systems leave in folders; skipped without a word, as are all hidden ones.
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a source, or why there is none.
+
+    pixels: uint8 (h, w, 1 or 3), or None. reason: a key of cleaning.REASONS where pixels is None, else "". note: free text.
+    """
+
+    pixels: np.ndarray | None
+    reason: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """What a source says about its pictures, before any is decoded.
+
+    rows: one line a picture; columns label ("" where it has none), split ("" where it has none), source, and those of
+        group_columns, identity, fer2013_label and votes_* that the source knows.
+    labels: every label that the source can have, by the names to use, before the label map.
+    official_splits: the splits are a published benchmark's, whose validation and test rows should stay as they are.
+    remarks: what the user should be told about the source.
+    """
+
+    rows: pd.DataFrame
+    labels: tuple[str, ...]
+    group_columns: tuple[str, ...] = ()
+    official_splits: bool = False
+    remarks: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """A reader. `read` comes first; `pictures` follows the order of its rows."""
+
+    def read(self) -> SourceTable:
+        """Labels, splits and the rest, one line a picture. Raises DataError."""
+        ...
+
+    def pictures(self, channels: int) -> Iterator[Picture]:
+        """The pictures one by one, in the order of `read().rows`, decoded to 1 or 3 channels where there is a choice."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes when the files of the source change."""
+        ...
+
+
+def split_of(word: str, where: str) -> str:
+    """ "PublicTest" -> "validation"; an empty word stays empty. Raises DataError, naming `where`, for other words."""
+    plain = word.strip().lower()
+    if plain and plain not in SPLIT_OF_WORD:
+        known = "Training/PublicTest/PrivateTest, train/training, val/valid/validation, test/testing"
+        raise DataError(f"unknown split {word.strip()!r} in {where}; expected one of {known}")
+    return SPLIT_OF_WORD.get(plain, "")
+
+
+def splits_of(words: Sequence[str], where: str) -> list[str]:
+    """`split_of` for a column; the row (from 1) is named in an error."""
+    known = {}
+    for row, word in enumerate(words, start=1):
+        if word not in known:
+            known[word] = split_of(word, f"{where}, row {row}")
+    return [known[word] for word in words]
+
+
+def group_value(column: str, text: str) -> str:
+    """One value of a group column: "F" and "woman" -> "Female" in gender; empty, NaN and the like -> "unknown"."""
+    plain = str(text).strip()
+    if plain.lower() in _NOT_KNOWN:
+        return UNKNOWN
+    if column == "gender":
+        return _GENDER_OF_WORD.get(plain.lower(), plain)
+    return plain
+
+
+def age_group(text: str) -> str:
+    """The group of an age in years: "34" -> "30-39", "81.5" -> "70+"; what is no age from 0 to 130 -> "unknown"."""
+    try:
+        age = float(text)
+    except ValueError:
+        return UNKNOWN
+    if not 0 <= age <= 130:  # NaN as well
+        return UNKNOWN
+    index = int(np.searchsorted(_AGE_GROUP_STARTS, age, side="right")) - 1
+    if index + 1 == len(_AGE_GROUP_STARTS):
+        return f"{_AGE_GROUP_STARTS[index]}+"
+    return f"{_AGE_GROUP_STARTS[index]}-{_AGE_GROUP_STARTS[index + 1] - 1}"
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file or folder is hidden or was left there by an operating system."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
+class CsvFile:
+    """A csv as people have them: comma, semicolon, tab or bar; BOM; stray spaces around column names.
+
+    Raises DataError where the file is missing, empty, or no text.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise DataError(f"{self.path} is a folder; expected a csv file")
+        if not self.path.is_file():
+            raise DataError(f"{self.path} does not exist; expected a csv file")
+        with self.path.open("rb") as file:
+            head = file.read(1 << 16)
+        if b"\0" in head or head.startswith((b"\x1f\x8b", b"\x89PNG", b"\xff\xd8")):
+            raise DataError(
+                f"{self.path} is not a csv: it holds binary data; if it is packed or a picture, unpack it or name the csv"
+            )
+        first = head.decode("utf-8-sig", errors="replace").lstrip("\r\n").partition("\n")[0].strip("\r")
+        if not first.strip():
+            raise DataError(f"{self.path} is empty; expected a line of column names and then rows")
+        counts = {sign: first.count(sign) for sign in ",;\t|"}
+        self.delimiter = max(counts, key=counts.__getitem__) if any(counts.values()) else ","
+        self.columns = [name.strip() for name in next(csv.reader([first], delimiter=self.delimiter))]
+
+    def position(self, name: str) -> int:
+        """Where a column is. Upper and lower case count only where the exact name is absent. Raises DataError."""
+        if name in self.columns:
+            return self.columns.index(name)
+        lowered = [column.lower() for column in self.columns]
+        if name.lower() in lowered:
+            return lowered.index(name.lower())
+        shown = ", ".join(column or "(no name)" for column in self.columns)
+        raise DataError(f"{self.path} has no column {name!r}; it has {shown[:300]}")
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the file has a column, as `position` finds it."""
+        return name.lower() in (column.lower() for column in self.columns)
+
+    def chunks(self, names: Iterable[str], rows: int = 250) -> Iterator[pd.DataFrame]:
+        """Frames of text cells ("" where empty), `rows` lines at a time, with the columns asked for under those names."""
+        import pandas as pd
+
+        positions = {name: self.position(name) for name in names}
+        for frame in self._frames(sorted(set(positions.values())), rows, header=True):
+            yield pd.DataFrame({name: frame[position] for name, position in positions.items()})
+
+    def read(self, names: Iterable[str]) -> pd.DataFrame:
+        """All rows of the columns asked for, as text. Raises DataError where there are none."""
+        import pandas as pd
+
+        frames = list(self.chunks(names, rows=50_000))
+        if not frames or not sum(map(len, frames)):
+            raise DataError(f"{self.path} has column names but no rows")
+        return pd.concat(frames, ignore_index=True)
+
+    def lines(self) -> pd.DataFrame:
+        """All lines of a csv without column names, as text; the columns are numbered from 0."""
+        import pandas as pd
+
+        return pd.concat(list(self._frames(list(range(len(self.columns))), 50_000, header=False)), ignore_index=True)
+
+    def _frames(self, positions: list[int], rows: int, header: bool) -> Iterator[pd.DataFrame]:
+        import pandas as pd
+
+        try:
+            with pd.read_csv(
+                self.path,
+                sep=self.delimiter,
+                usecols=positions,
+                names=range(len(self.columns)),
+                header=0 if header else None,
+                index_col=False,
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                encoding_errors="replace",
+                chunksize=rows,
+                low_memory=False,
+            ) as reader:
+                for frame in reader:
+                    yield frame.fillna("")  # a line that ends early
+        except pd.errors.EmptyDataError as error:
+            raise DataError(f"{self.path} has no rows") from error
+        except (pd.errors.ParserError, UnicodeError, csv.Error) as error:
+            raise DataError(f"{self.path} can't be read as a csv: {' '.join(str(error).split())}") from error
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """Hash of the contents of a few files."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        digest.update(b"\0next file\0")
+    return digest.hexdigest()
+
+
+def hash_listing(root: Path, names: Iterable[str]) -> str:
+    """Hash of the names, sizes and times of many files below a folder; a file that is missing counts as such."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        try:
+            status = (root / name).stat()
+            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        except OSError:
+            digest.update(f"{name}\0missing\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()

@@ -1,0 +1,133 @@
+"""Class folders: `train/angry/x.png` with split folders, or flat `angry/x.png`, to be split by the tool."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fer_keras.data.images import IMAGE_SUFFIXES, decode, in_parallel
+from fer_keras.data.sources.base import SPLIT_OF_WORD, Picture, SourceTable, hash_listing, is_system_file
+from fer_keras.errors import DataError
+from fer_keras.labels import canonical, canonical_names, ordered
+
+
+class ClassFolders:
+    """Pictures below a folder. The name of a folder is their label; a folder above it that is a split word is their split.
+
+    `train/angry/x.png`, `angry/train/x.png`, `faces/train/angry/more/x.png` and `angry/x.png` are all understood: the first
+    folder name that is no split word, below a split word where there is one, is the label. Hidden and system files are
+    skipped, links to folders are not followed, other files are counted and told.
+    """
+
+    def __init__(self, path: str | os.PathLike, labels: Sequence[str] = ()) -> None:
+        self.root = Path(path)
+        self.allowed = tuple(labels)
+        if not self.root.is_dir():
+            what = "is a file" if self.root.exists() else "does not exist"
+            raise DataError(f"{self.root} {what}; expected a folder of class folders, such as train/angry/x.png or angry/x.png")
+        self.files, self.others = list_images(self.root)
+        if not self.files:
+            found = f"{sum(self.others.values())} other files ({_kinds(self.others)})" if self.others else "nothing"
+            raise DataError(f"{self.root} holds no picture; expected {', '.join(IMAGE_SUFFIXES)} in class folders, found {found}")
+
+    def fingerprint(self) -> str:
+        """Hash of names, sizes and times of the pictures."""
+        return hash_listing(self.root, self.files)
+
+    def read(self) -> SourceTable:
+        """Labels and splits by the folder names. Raises DataError."""
+        import pandas as pd
+
+        folders = [name.split("/")[:-1] for name in self.files]
+        while all(len(names) > 1 for names in folders) and len({names[0] for names in folders}) == 1:
+            if folders[0][0].strip().lower() in SPLIT_OF_WORD:
+                break
+            folders = [names[1:] for names in folders]  # one folder around everything, as archives have it
+        places = [_place(names) for names in folders]
+        for name, (label, _) in zip(self.files, places, strict=True):
+            if not label:
+                raise DataError(
+                    f"{self.root}/{name} is in no class folder; expected LABEL/picture or SPLIT/LABEL/picture below {self.root}"
+                )
+        labels, known = resolve_labels(
+            [label for label, _ in places], self.allowed, [f"{self.root}/{name}" for name in self.files]
+        )
+        rows = pd.DataFrame({"label": labels, "split": [split for _, split in places], "source": self.files})
+        remarks = ()
+        if self.others:
+            remarks = (f"{sum(self.others.values())} files that are no pictures were skipped: {_kinds(self.others)}",)
+        return SourceTable(rows, known, remarks=remarks)
+
+    def pictures(self, channels: int) -> Iterator[Picture]:
+        """The pictures, in the sorted order of their paths."""
+        return read_pictures((self.root / name for name in self.files), channels)
+
+
+def list_images(root: Path) -> tuple[list[str], Counter[str]]:
+    """Pictures below a folder, as sorted relative paths with "/", and how many other files there are of each suffix."""
+    files: list[str] = []
+    others: Counter[str] = Counter()
+    for folder, names, found in os.walk(root, followlinks=False):
+        names[:] = sorted(name for name in names if not is_system_file(name))
+        for name in found:
+            if is_system_file(name):
+                continue
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                files.append(Path(folder, name).relative_to(root).as_posix())
+            else:
+                others[os.path.splitext(name)[1].lower() or "no suffix"] += 1
+    return sorted(files), others
+
+
+def resolve_labels(names: Sequence[str], allowed: Sequence[str], where: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The labels to use for names found, and all that there can be, in order.
+
+    allowed: what may occur; empty: anything. where: what to call each row in an error. A row without a name has no label.
+    Raises DataError for a name that is not allowed.
+    """
+    known = canonical_names(name for name in (allowed or names) if name.strip())
+    result = []
+    for row, name in enumerate(names):
+        plain = name.strip()
+        if plain and plain not in known and allowed:
+            other = canonical(plain)
+            if other not in known.values():
+                raise DataError(f"unknown label {plain!r} in {where[row]}; allowed are {', '.join(allowed)}")
+            plain = other
+        result.append(known.get(name, known.get(plain, plain)) if plain else "")
+    if not known:
+        raise DataError(f"no row has a label, the first is {where[0]}; is it the right label column?")
+    return result, ordered(known.values())
+
+
+def read_pictures(paths: Iterator[Path], channels: int) -> Iterator[Picture]:
+    """Decode files on a few threads, in order; one that can't be read is a Picture with its reason."""
+
+    def read(path: Path) -> Picture:
+        try:
+            return Picture(decode(path, channels))
+        except DataError as error:
+            # The path stands in the manifest already; the note is for what is wrong with it.
+            return Picture(None, "unreadable", str(error).replace(f"{path} ", "", 1))
+
+    return in_parallel(read, paths)
+
+
+def _place(folders: Sequence[str]) -> tuple[str, str]:
+    """(label, split) by the names of the folders above a picture; "" where there is none."""
+    split = ""
+    label = ""
+    for name in folders:
+        if name.strip().lower() in SPLIT_OF_WORD and not split:
+            split = SPLIT_OF_WORD[name.strip().lower()]
+            if label and len(folders) > folders.index(name) + 1:
+                label = ""  # faces/train/angry: what stands above the split is no label when one stands below
+        elif not label:
+            label = name.strip()
+    return label, split
+
+
+def _kinds(others: Counter[str]) -> str:
+    return ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(5))

@@ -1,0 +1,168 @@
+"""Who learns from what: stratified splits and folds, with an identity on one side only.
+
+Rows are shuffled by numpy's RandomState, whose stream is frozen for good: the same seed gives the same split on every
+machine and with every version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fer_keras.data.dataset import SPLITS
+from fer_keras.errors import ConfigError, DataError
+
+Tell = Callable[[str], None]
+
+
+def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
+    """Fractions of train, validation and test as they are used, summing to 1. 70,15,15 and 0.7,0.15,0.15 are the same."""
+    if (
+        len(fractions) != 3
+        or not all(np.isfinite(part) and part >= 0 for part in fractions)
+        or sum(fractions) <= 0
+        or not fractions[0]
+    ):
+        raise ConfigError(
+            f"fractions are three numbers for train, validation and test, train above 0, such as 70,15,15; got {list(fractions)}"
+        )
+    total = sum(fractions)
+    return (fractions[0] / total, fractions[1] / total, fractions[2] / total)
+
+
+def strata_of(labels: Sequence[str], groups: Sequence[Sequence[str]], smallest: int, tell: Tell = print) -> np.ndarray:
+    """One stratum a row: its label, with its group values where enough rows have the same ones.
+
+    labels: (n,). groups: columns of length n. smallest: cells of label x groups with fewer rows count by label alone, and
+    `tell` hears of it. Returns str (n,).
+    """
+    labels = np.asarray(labels, dtype=str)
+    cells = labels
+    for column in groups:
+        cells = np.char.add(np.char.add(cells, " / "), np.asarray(column, dtype=str))
+    names, inverse, counts = np.unique(cells, return_inverse=True, return_counts=True)
+    small = counts < smallest
+    if len(groups) and small.any():
+        shown = ", ".join(f"{name} ({count})" for name, count in list(zip(names[small], counts[small], strict=True))[:5])
+        tell(f"{small.sum()} of {len(names)} cells have fewer than {smallest} faces and are split by label alone: {shown}")
+        cells = np.where(small[inverse.reshape(-1)], labels, cells)
+    return cells
+
+
+def check_classes(labels: Sequence[str], tell: Tell = print) -> None:
+    """Refuse to split a class of one face, and tell of classes too small to be in every split. Raises DataError."""
+    names, counts = np.unique(np.asarray(labels, dtype=str), return_counts=True)
+    for name, count in zip(names, counts, strict=True):
+        if count < 2:
+            raise DataError(
+                f"class '{name}' has only {count} face and can't be split into train, validation and test; "
+                f"add faces, or merge or drop it with --map {name}=OTHER or --map {name}="
+            )
+    if small := [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 7]:
+        tell(f"few faces to split, train has its share first: {', '.join(small)}")
+
+
+def stratified_split(
+    strata: Sequence[str],
+    fractions: Sequence[float] = (0.70, 0.15, 0.15),
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> np.ndarray:
+    """The split of each row, so that every stratum is divided in the same proportions.
+
+    strata: (n,), such as labels. fractions: of train, validation, test. groups: (n,) identities, never on two sides; ""
+    is nobody's. Returns str (n,) of "train", "validation", "test". With groups the proportions are met as nearly as whole
+    groups allow. Every stratum has a row in train.
+    """
+    shares = np.array(check_fractions(fractions))
+    strata = np.asarray(strata, dtype=str)
+    random = np.random.RandomState(seed)
+    if groups is None:
+        chosen = np.zeros(len(strata), np.int64)
+        for name in np.unique(strata):
+            rows = np.flatnonzero(strata == name)
+            chosen[random.permutation(rows)] = np.repeat(np.arange(3), _whole_parts(len(rows), shares))
+    else:
+        chosen = _split_groups(strata, _numbers_of_groups(groups), shares, random)
+    return np.array(SPLITS)[chosen]
+
+
+def k_folds(
+    strata: Sequence[str], folds: int, seed: int = 0, groups: Sequence[str] | None = None, tell: Tell = print
+) -> list[np.ndarray]:
+    """The test rows of each of k folds, stratified; every row is in exactly one. int64 arrays, ascending.
+
+    groups: (n,) identities, never in two folds; "" is nobody's. Raises ConfigError where there are more folds than rows or
+    identities; `tell` hears of strata with fewer rows than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    strata = np.asarray(strata, dtype=str)
+    units = len(strata) if groups is None else len(np.unique(_numbers_of_groups(groups)))
+    if not 2 <= folds <= units:
+        what = "faces" if groups is None else "identities"
+        raise ConfigError(f"expected 2 to {units} folds for {units} {what}, got {folds}")
+    names, codes, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    if small := [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < folds]:
+        tell(f"fewer faces than folds, so absent from some folds: {', '.join(small)}")
+    if counts.max() < folds:
+        raise ConfigError(f"expected at most {counts.max()} folds, the size of the largest class, got {folds}")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # small classes have been told of already
+        if groups is None:
+            parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(codes, codes)
+        else:
+            parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(codes, codes, _numbers_of_groups(groups))
+        return [np.sort(test).astype(np.int64) for _, test in parts]
+
+
+def _whole_parts(count: int, shares: np.ndarray) -> np.ndarray:
+    """`count` divided in whole parts by largest remainder; the first part gets at least one."""
+    exact = count * shares
+    parts = np.floor(exact + 1e-9).astype(np.int64)
+    by_remainder = np.argsort(-(exact - parts), kind="stable")
+    parts[by_remainder[: count - parts.sum()]] += 1
+    if count and parts[0] == 0:
+        parts[np.argmax(parts)] -= 1
+        parts[0] = 1
+    return parts
+
+
+def _numbers_of_groups(groups: Sequence[str]) -> np.ndarray:
+    """A number for each group; rows of nobody ("") are groups of their own. int64 (n,)."""
+    names = np.asarray(groups, dtype=str)
+    numbers = np.unique(names, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    nobody = names == ""
+    numbers[nobody] = numbers.max(initial=0) + 1 + np.arange(nobody.sum())
+    return np.unique(numbers, return_inverse=True)[1].reshape(-1)
+
+
+def _split_groups(strata: np.ndarray, groups: np.ndarray, shares: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """Large groups first, each to the split where the chi-square distance from the wanted counts grows least. int64 (n,).
+
+    scikit-learn's group splitters don't stratify into unequal parts, hence this.
+    """
+    names, codes = np.unique(strata, return_inverse=True)
+    codes = codes.reshape(-1)
+    held = np.zeros((groups.max() + 1, len(names)))
+    np.add.at(held, (groups, codes), 1)
+    size = held.sum(axis=0)
+    wanted = np.maximum(shares[:, None] * size[None, :], 1e-9)  # rows of each stratum that each split should have
+    order = random.permutation(len(held))
+    order = order[np.argsort(-held[order].sum(axis=1), kind="stable")]
+    given = np.zeros_like(wanted)
+    where = np.zeros(len(held), np.int64)
+    for group in order:
+        # (given + held - wanted)^2 / wanted grows by this; each stratum counts by its size, so that rare ones are heard.
+        growth = held[group] * (2 * (given / wanted - 1) + held[group] / wanted)
+        total = np.round((growth / size).sum(axis=1), 9)  # rounded, so that ties are ties on every machine
+        where[group] = np.argmin(np.where(shares > 0, total, np.inf))
+        given[where[group]] += held[group]
+    chosen = where[groups]
+    for code in range(len(names)):  # a class that train never sees can't be learnt
+        if not (chosen[codes == code] == 0).any():
+            chosen[groups == groups[np.flatnonzero(codes == code)[0]]] = 0
+    return chosen

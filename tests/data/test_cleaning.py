@@ -1,0 +1,174 @@
+import numpy as np
+import pandas as pd
+import pytest
+from layouts import pictures, votes_for
+from PIL import Image, ImageFilter
+
+from fer_keras.data import cleaning
+from fer_keras.data.dataset import VOTE_COLUMNS
+from fer_keras.errors import ConfigError
+
+
+def judged(faces, labels=None, splits=None, votes=None, protected=(), keep=(), drop=(), reasons=None, faceless=()):
+    """Reasons and notes for pictures given one by one, as lists."""
+    count = len(faces)
+    rows = pd.DataFrame({"label": labels or ["happy"] * count, "split": splits or ["train"] * count})
+    if votes is not None:
+        rows[list(VOTE_COLUMNS)] = votes
+    dropped = cleaning.dropped_reasons(keep, drop)
+    features = cleaning.Features(near="near_duplicate" in dropped)
+    for face in faces:
+        features.add(None if face is None else face[:, :, None])
+    reasons, notes = list(reasons or [""] * count), [""] * count
+    marks = np.isin(np.arange(count), list(protected)), np.isin(np.arange(count), list(faceless))
+    cleaning.judge(rows, features, reasons, notes, dropped=dropped, protected=marks[0], faceless=marks[1])
+    return reasons, notes
+
+
+@pytest.fixture
+def abc():
+    return list(pictures(3))
+
+
+def test_distinct_pictures_are_all_kept(abc):
+    assert judged(abc) == (["", "", ""], ["", "", ""])
+
+
+def test_of_exact_duplicates_the_first_stays_and_the_note_names_it(abc):
+    a, b, _ = abc
+    assert judged([b, a, a, b, a]) == (
+        ["", "", "duplicate", "duplicate", "duplicate"],
+        ["", "", "same as row 1", "same as row 0", "same as row 1"],
+    )
+
+
+def test_duplicates_with_different_labels_all_go(abc):
+    a, b, c = abc
+    reasons, _ = judged([a, b, a, c, a], labels=["happy", "happy", "sad", "sad", "happy"])
+    assert reasons == ["conflicting_labels", "", "conflicting_labels", "", "conflicting_labels"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        (["train", "test"], ["leakage", ""]),
+        (["test", "train"], ["", "leakage"]),
+        (["validation", "train"], ["", "leakage"]),
+        (["validation", "test"], ["leakage", ""]),
+        (["train", "validation", "test", "train"], ["leakage", "leakage", "", "leakage"]),
+    ],
+)
+def test_of_copies_in_several_splits_the_one_nearest_to_the_test_stays(abc, splits, expected):
+    assert judged([abc[0]] * len(splits), splits=splits)[0] == expected
+
+
+def test_protected_rows_are_noted_and_kept_while_their_copies_in_train_go(abc):
+    a, _, _ = abc
+    blank = np.full((48, 48), 7, np.uint8)
+    reasons, notes = judged(
+        [a, a, a, blank, blank], splits=["train", "validation", "validation", "validation", "train"], protected=[1, 2, 3]
+    )
+    assert reasons == ["leakage", "", "", "", "blank"]
+    assert notes == ["same as row 1", "", "duplicate same as row 1", "blank", ""]
+
+
+def test_a_dropped_copy_does_not_drop_the_one_that_is_left(abc):
+    a, b, _ = abc
+    reasons, _ = judged([a, a, b], reasons=["label_dropped", "", ""], labels=["", "happy", "sad"])
+    assert reasons == ["label_dropped", "", ""]
+
+
+def test_blank_and_nearly_constant_pictures_go(abc):
+    speck = np.full((48, 48), 200, np.uint8)
+    speck[0, 0] = 0  # standard deviation 4.16
+    faint = 100 + np.arange(48 * 48).reshape(48, 48) % 12  # 0..11: standard deviation 3.45
+    reasons, _ = judged([np.zeros((48, 48), np.uint8), faint.astype(np.uint8), speck, abc[0]])
+    assert reasons == ["blank", "blank", "", ""]
+
+
+def test_votes_for_no_face_go_and_ambiguous_ones_only_when_asked_for(abc):
+    votes = [votes_for(NF=6, neutral=4), votes_for(anger=4, fear=4, sadness=2), votes_for(happiness=9, NF=1)]
+    assert judged(abc, votes=votes)[0] == ["no_face", "", ""]
+    assert judged(abc, votes=votes, drop=["ambiguous"])[0] == ["no_face", "ambiguous", ""]
+    assert judged(abc, votes=votes, keep=["no_face"])[0] == ["", "", ""]
+
+
+def test_faces_that_the_detector_did_not_find_go(abc):
+    assert judged(abc, faceless=[1])[0] == ["", "no_face", ""]
+    assert judged(abc, faceless=[1], keep=["no_face"])[0] == ["", "", ""]
+    assert judged(abc, faceless=[1], protected=[1]) == (["", "", ""], ["", "no_face by the detector", ""])
+
+
+@pytest.mark.parametrize("reason", ["blank", "duplicate", "conflicting_labels", "leakage"])
+def test_every_reason_can_be_switched_off(abc, reason):
+    a, b, c = abc
+    blank = np.zeros((48, 48), np.uint8)
+    faces = [blank, a, a, b, b, c, c]
+    labels = ["happy", "happy", "happy", "happy", "sad", "happy", "happy"]
+    splits = ["train"] * 5 + ["train", "test"]
+    assert reason in judged(faces, labels, splits)[0]
+    assert reason not in judged(faces, labels, splits, keep=[reason])[0]
+
+
+def photograph(seed):
+    """Smooth like a photograph: noise would have no stable perceptual hash."""
+    small = np.random.default_rng(seed).integers(0, 256, (7, 7), dtype=np.uint8)
+    return np.array(Image.fromarray(small).resize((48, 48), Image.Resampling.BICUBIC))
+
+
+def test_near_duplicates_are_found_under_light_blur_and_noise_only_when_asked_for():
+    originals = [photograph(seed) for seed in range(40)]
+    noise = np.random.default_rng(0).normal(0, 2, (48, 48))
+    changed = [
+        np.array(Image.fromarray(originals[0]).filter(ImageFilter.GaussianBlur(0.7))),
+        np.clip(originals[1] * 0.8 + 20, 0, 255).astype(np.uint8),
+        np.clip(originals[2] + noise, 0, 255).astype(np.uint8),
+    ]
+    assert set(judged(originals + changed)[0]) == {""}
+    reasons, notes = judged(originals + changed, drop=["near_duplicate"])
+    assert reasons == [""] * 40 + ["near_duplicate"] * 3
+    assert notes[40:] == ["same as row 0", "same as row 1", "same as row 2"]
+
+
+def test_near_duplicates_across_splits_are_leakage_when_asked_for():
+    original = photograph(1)
+    brighter = np.clip(original * 0.8 + 20, 0, 255).astype(np.uint8)
+    faces, splits = [original, photograph(2), brighter], ["train", "train", "test"]
+    assert judged(faces, splits=splits)[0] == ["", "", ""]
+    assert judged(faces, splits=splits, drop=["near_duplicate"])[0] == ["leakage", "", ""]
+
+
+@pytest.mark.parametrize("distance", [0, 1, 4, 8])
+def test_near_pairs_are_those_of_comparing_all_with_all(distance):
+    random = np.random.default_rng(distance)
+    centres = random.integers(0, 2**63, (12, 2), dtype=np.uint64)
+    hashes = centres[random.integers(0, 12, 150)]
+    for _ in range(3):
+        hashes = hashes ^ np.uint64(1) << random.integers(0, 64, hashes.shape, dtype=np.uint64)
+    expected = [
+        (one, other)
+        for one in range(150)
+        for other in range(one + 1, 150)
+        if all((int(hashes[one, half]) ^ int(hashes[other, half])).bit_count() <= distance for half in (0, 1))
+    ]
+    assert [tuple(pair) for pair in cleaning.near_pairs(hashes, distance).tolist()] == expected
+
+
+def test_rows_connected_over_others_are_one_group():
+    groups = cleaning.connected(6, np.array([[0, 2], [2, 5], [3, 4]]))
+    assert groups[0] == groups[2] == groups[5]
+    assert groups[3] == groups[4]
+    assert len(set(groups.tolist())) == 3
+
+
+def test_wrong_reasons_are_refused_with_the_choices():
+    with pytest.raises(ConfigError, match="unknown cleaning reason 'ugly'; choose from unreadable"):
+        cleaning.dropped_reasons(drop=["ugly"])
+    with pytest.raises(ConfigError, match="unreadable can't be kept"):
+        cleaning.dropped_reasons(keep=["unreadable"])
+    with pytest.raises(ConfigError, match="both --keep and --drop"):
+        cleaning.dropped_reasons(keep=["blank"], drop=["blank"])
+
+
+def test_no_rows_at_all_are_no_trouble():
+    assert judged([None, None], reasons=["unreadable", "unreadable"])[0] == ["unreadable", "unreadable"]

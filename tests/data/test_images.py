@@ -1,0 +1,145 @@
+import contextlib
+import io
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_keras.data import images
+from fer_keras.errors import ConfigError, DataError
+
+
+def encoded(array, kind="PNG", **options):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def colours():
+    return np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def test_a_png_comes_back_pixel_by_pixel_from_path_and_bytes(tmp_path, colours):
+    (tmp_path / "x.png").write_bytes(encoded(colours))
+    assert np.array_equal(images.decode(tmp_path / "x.png", 3), colours)
+    assert np.array_equal(images.decode(encoded(colours), 3), colours)
+
+
+def test_grey_is_itu_r_601_luma(colours):
+    grey = images.decode(encoded(colours), 1)
+    by_hand = colours @ np.array([0.299, 0.587, 0.114])
+    assert grey.shape == (20, 30, 1)
+    assert np.abs(grey[:, :, 0] - by_hand).max() <= 1
+    assert np.array_equal(images.to_channels(colours, 1), grey)
+
+
+def test_grey_to_rgb_repeats_the_channel():
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
+    rgb = images.to_channels(grey, 3)
+    assert rgb.shape == (3, 4, 3)
+    assert all(np.array_equal(rgb[:, :, channel], grey[:, :, 0]) for channel in range(3))
+
+
+def test_exif_orientation_is_applied(colours):
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    assert np.array_equal(images.decode(encoded(colours, exif=exif), 3), np.rot90(colours, -1))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
+def test_every_pillow_mode_is_read(mode):
+    source = Image.new(mode, (9, 7))
+    file = io.BytesIO()
+    source.save(file, "TIFF")
+    for channels in (1, 3):
+        assert images.decode(file.getvalue(), channels).shape == (7, 9, channels)
+
+
+def test_16_bit_pictures_are_scaled_not_clipped():
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    assert images.decode(encoded(values), 1)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF"])
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path, kind, colours):
+    path = tmp_path / f"half.{kind.lower()}"
+    whole = encoded(colours, kind)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=f"half.{kind.lower()}"):
+        images.decode(path, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0" + b"\0" * 50])
+def test_what_is_no_picture_is_an_error(content):
+    with pytest.raises(DataError, match="can't be read"):
+        images.decode(content, 1)
+
+
+def test_damaged_bytes_never_raise_anything_else(colours):
+    random = np.random.default_rng(1)
+    for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP"):
+        whole = np.frombuffer(encoded(colours, kind), np.uint8)
+        for _ in range(60):
+            damaged = whole.copy()
+            damaged[random.integers(0, len(damaged), 4)] = random.integers(0, 256, 4)
+            with contextlib.suppress(DataError):
+                assert images.decode(damaged.tobytes(), 3).dtype == np.uint8
+
+
+def test_a_missing_file_and_a_wrong_channel_count_are_told(tmp_path):
+    with pytest.raises(DataError, match="nowhere.png does not exist"):
+        images.decode(tmp_path / "nowhere.png", 1)
+    with pytest.raises(ConfigError, match="got 4"):
+        images.decode(b"", 4)
+
+
+def test_a_picture_larger_than_any_camera_takes_is_refused_before_it_is_decoded():
+    header = b"P5 20000 20000 255\n"  # 400 megapixels in 19 bytes
+    with pytest.raises(DataError, match="too large"):
+        images.decode(header, 1)
+
+
+def test_resizing_to_the_same_size_changes_nothing(colours):
+    square = colours[:20, :20]
+    assert images.resize(square, 20) is square
+
+
+def test_shrinking_averages_areas():
+    picture = np.random.default_rng(0).integers(0, 256, (96, 96, 1), dtype=np.uint8)
+    by_hand = picture.reshape(48, 2, 48, 2).mean(axis=(1, 3))
+    assert np.abs(images.resize(picture, 48)[:, :, 0] - by_hand).max() <= 1  # rounded along rows, then along columns
+    assert images.resize(picture, 200).shape == (200, 200, 1)
+
+
+def test_a_crop_is_a_square_around_the_box_with_its_margin():
+    image = np.arange(100 * 100, dtype=np.uint32).reshape(100, 100, 1).astype(np.uint8)
+    assert np.array_equal(images.crop_box(image, (20, 30, 40, 50)), image[30:50, 20:40])
+    assert np.array_equal(images.crop_box(image, (20, 30, 40, 50), margin=0.5), image[20:60, 10:50])
+    assert np.array_equal(images.crop_box(image, (20, 30, 40, 70)), image[30:70, 10:50])  # 20 wide, 40 high
+
+
+def test_a_crop_that_reaches_outside_repeats_the_border():
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
+    assert images.crop_box(image, (-1, -1, 2, 2))[:, :, 0].tolist() == [[0, 0, 1], [0, 0, 1], [4, 4, 5]]
+
+
+@pytest.mark.parametrize("box", [(5, 5, 5, 9), (200, 0, 210, 10), (0, -20, 10, -10), (9, 9, 5, 5)])
+def test_a_box_without_area_in_the_picture_is_an_error(box):
+    with pytest.raises(DataError, match="no area"):
+        images.crop_box(np.zeros((100, 100, 3), np.uint8), box)
+
+
+def test_parallel_results_keep_their_order_and_run_only_a_little_ahead():
+    started, lock = [], threading.Lock()
+
+    def work(item):
+        with lock:
+            started.append(item)
+        return item * 2
+
+    results = images.in_parallel(work, range(1000), workers=2)
+    assert [next(results) for _ in range(3)] == [0, 2, 4]
+    assert len(started) < 30
+    assert list(results) == [2 * item for item in range(3, 1000)]

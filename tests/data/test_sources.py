@@ -1,0 +1,538 @@
+import csv
+import lzma
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from layouts import VOTES_HEADER, class_folders, kaggle_csv, pictures, pixel_text, votes_csv, votes_for, write_rows
+from PIL import Image
+
+from fer_keras.data.dataset import VOTE_COLUMNS
+from fer_keras.data.sources import base
+from fer_keras.data.sources.ferplus import FerPlusFolders
+from fer_keras.data.sources.folders import ClassFolders
+from fer_keras.data.sources.kaggle_csv import KaggleCsv, parse_pixels
+from fer_keras.data.sources.synthetic import DrawnFaces
+from fer_keras.data.sources.table import Table
+from fer_keras.data.synthetic import draw_faces
+from fer_keras.errors import ConfigError, DataError
+
+USAGE = ["Training", "Training", "PublicTest", "PrivateTest"]
+
+
+def read_all(source, channels=1):
+    table = source.read()
+    return table, list(source.pictures(channels))
+
+
+# ---- words and values
+
+
+@pytest.mark.parametrize(
+    ("words", "split"),
+    [
+        (["Training", "train", " TRAIN "], "train"),
+        (["PublicTest", "val", "valid", "Validation"], "validation"),
+        (["PrivateTest", "test", "Testing"], "test"),
+        ([""], ""),
+    ],
+)
+def test_split_words_are_understood_in_any_case(words, split):
+    assert {base.split_of(word, "x.csv") for word in words} == {split}
+
+
+def test_an_unknown_split_word_is_an_error_naming_the_row():
+    with pytest.raises(DataError, match=r"unknown split 'holdout' in x.csv, row 2; expected one of Training"):
+        base.splits_of(["train", "holdout"], "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("age", "group"),
+    [("0", "0-2"), ("2.9", "0-2"), ("3", "3-9"), ("19", "10-19"), ("34", "30-39"), ("69", "60-69"), ("70", "70+"), ("101", "70+")]
+    + [(text, "unknown") for text in ("", "nan", "old", "-1", "1000")],
+)
+def test_ages_become_groups_and_what_is_no_age_is_unknown(age, group):
+    assert base.age_group(age) == group
+
+
+def test_group_values_are_spelled_alike_and_never_guessed():
+    assert [base.group_value("gender", text) for text in ("F", "woman", "MALE", "", "NaN", "2")] == [
+        "Female",
+        "Female",
+        "Male",
+        "unknown",
+        "unknown",
+        "2",
+    ]
+    assert base.group_value("club", " f ") == "f"
+
+
+# ---- csv files
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiters_byte_order_mark_and_stray_spaces_are_tolerated(tmp_path, delimiter):
+    path = tmp_path / "x.csv"
+    path.write_text(f" name {delimiter}Age\r\n a b {delimiter}3\r\n{delimiter}\r\n", encoding="utf-8-sig", newline="")
+    table = base.CsvFile(path).read(["age", "name"])
+    assert table.to_dict("list") == {"age": ["3", ""], "name": [" a b ", ""]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (b"name,age\n", "no rows"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0", "binary"),
+        (b"\x1f\x8b\x08\x00abc", "binary"),
+        (b'name,age\n"open,3\n', "can't be read as a csv"),
+        (b"other,columns\n1,2\n", r"no column 'name'; it has other, columns"),
+    ],
+)
+def test_a_csv_that_is_none_is_told_in_one_line(tmp_path, content, message):
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        base.CsvFile(tmp_path / "x.csv").read(["name", "age"])
+    assert "x.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_csv_and_a_folder_are_told(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        base.CsvFile(tmp_path / "x.csv")
+    with pytest.raises(DataError, match="is a folder"):
+        base.CsvFile(tmp_path)
+
+
+# ---- Kaggle csv
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0 7 10 99 100 255", [0, 7, 10, 99, 100, 255]),
+        ("  3 4 ", [3, 4]),
+        ("3  4", [3, 4]),
+        ("003 04\t5", [3, 4, 5]),
+        ("1.0, 2.0", [1, 2]),
+        ("[1 2]", [1, 2]),
+    ],
+)
+def test_pixels_are_parsed_however_they_are_spaced(text, values):
+    assert parse_pixels(text).tolist() == values
+
+
+@pytest.mark.parametrize("text", ["", "256", "-1", "1000", "1.5", "a b", "1 nan", "é", "12345", "0255 300"])
+def test_what_is_no_pixel_is_refused(text):
+    with pytest.raises(ValueError, match=r"pixels|numbers"):
+        parse_pixels(text)
+
+
+def test_parsing_agrees_with_python_on_random_pictures():
+    for picture in pictures(20, seed=5):
+        assert parse_pixels(pixel_text(picture)).tolist() == picture.ravel().tolist()
+
+
+@pytest.mark.parametrize(
+    "header", [("emotion", "pixels", "Usage"), ("emotion", " Usage", " pixels"), ("Emotion", "Pixels", "usage")]
+)
+def test_the_kaggle_csv_is_read_with_its_split_and_emotions(tmp_path, header):
+    faces = pictures(4)
+    path = kaggle_csv(tmp_path / "fer2013.csv", faces, [0, 3, 6, 1], USAGE, ["emotion", "pixels", "Usage"])
+    if header[1] == " Usage":  # icml_face_data.csv
+        rows = list(csv.reader(path.open()))
+        write_rows(path, [header, *([code, usage, pixels] for code, pixels, usage in rows[1:])])
+    else:
+        write_rows(path, [header, *list(csv.reader(path.open()))[1:]])
+    table, found = read_all(KaggleCsv(path))
+    assert table.rows["label"].tolist() == ["anger", "happiness", "neutral", "disgust"]
+    assert table.rows["split"].tolist() == ["train", "train", "validation", "test"]
+    assert table.labels == ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear")
+    assert np.array_equal(np.stack([each.pixels[:, :, 0] for each in found]), faces)
+
+
+def test_votes_give_the_label_and_fer2013s_stays_beside_it(tmp_path):
+    path = kaggle_csv(tmp_path / "fer2013.csv", pictures(4), [0, 3, 6, 1], USAGE)
+    votes = [votes_for(anger=3, fear=7), votes_for(neutral=5, happiness=5), votes_for(contempt=6, unknown=4), votes_for(NF=10)]
+    table = KaggleCsv(path, votes_csv(tmp_path / "new.csv", votes, USAGE)).read()
+    assert table.rows["label"].tolist() == ["fear", "neutral", "contempt", ""]
+    assert table.rows["fer2013_label"].tolist() == ["anger", "happiness", "neutral", "disgust"]
+    assert table.rows[list(VOTE_COLUMNS)].to_numpy().tolist() == votes
+    assert len(table.labels) == 8
+
+
+def test_rows_of_another_length_or_with_other_signs_are_dropped_one_by_one(tmp_path):
+    path = kaggle_csv(tmp_path / "fer2013.csv", pictures(5), [0] * 5, ["Training"] * 5)
+    rows = list(csv.reader(path.open()))
+    rows[2][1] = rows[2][1][:500]
+    rows[4][1] = rows[4][1].replace(" ", " x", 1)
+    write_rows(path, rows)
+    _, found = read_all(KaggleCsv(path))
+    assert [each.reason for each in found] == ["", "wrong_shape", "", "unreadable", ""]
+    assert "expected 2304 pixels" in found[1].note
+
+
+def test_other_square_sizes_are_read_and_other_counts_are_an_error(tmp_path):
+    path = kaggle_csv(tmp_path / "a.csv", pictures(3, size=96), [0, 1, 2], ["Training"] * 3)
+    _, found = read_all(KaggleCsv(path))
+    assert found[0].pixels.shape == (96, 96, 1)
+    write_rows(path, [["emotion", "pixels", "Usage"], *([0, "1 " * 2303, "Training"] for _ in range(3))])
+    with pytest.raises(DataError, match=r"expected 2304 pixels a row .* got 2303 in 3 of 3"):
+        KaggleCsv(path).read()
+    write_rows(path, [["emotion", "pixels", "Usage"], [0, "1 " * 2304, ""], [0, "1 " * 16, ""]])
+    with pytest.raises(DataError, match="in most rows"):
+        KaggleCsv(path).read()
+
+
+@pytest.mark.parametrize("code", ["7", "-1", "", "bored"])
+def test_an_unknown_emotion_code_names_row_and_codes(tmp_path, code):
+    path = kaggle_csv(tmp_path / "a.csv", pictures(2), [0, code], ["Training"] * 2)
+    with pytest.raises(DataError, match=rf"unknown label '{code}' in .*a.csv, row 2; expected a FER2013 code: 0 anger"):
+        KaggleCsv(path).read()
+
+
+def test_a_csv_without_its_columns_lists_those_there_are(tmp_path):
+    path = write_rows(tmp_path / "a.csv", [["label", "picture"], [1, 2]])
+    with pytest.raises(DataError, match="no column 'emotion'; it has label, picture"):
+        KaggleCsv(path).read()
+
+
+def test_votes_that_do_not_fit_the_faces_are_refused(tmp_path):
+    path = kaggle_csv(tmp_path / "a.csv", pictures(4), [0, 1, 2, 3], USAGE)
+    good = [votes_for(anger=10)] * 4
+    with pytest.raises(DataError, match=r"new.csv has 3 rows, .*a.csv has 4"):
+        KaggleCsv(path, votes_csv(tmp_path / "new.csv", good[:3], USAGE[:3])).read()
+    with pytest.raises(DataError, match="differ in Usage, row 1"):
+        KaggleCsv(path, votes_csv(tmp_path / "new.csv", good, USAGE[::-1])).read()
+    with pytest.raises(DataError, match="lacks the vote columns contempt, unknown, NF"):
+        KaggleCsv(path, write_rows(tmp_path / "few.csv", [VOTES_HEADER[:7], [1] * 7])).read()
+    for cell in ("-1", "many", "1.5", "nan"):
+        bad = [*good[:2], [cell, *good[2][1:]], good[3]]
+        with pytest.raises(DataError, match="row 3: expected ten vote counts"):
+            KaggleCsv(path, votes_csv(tmp_path / "new.csv", bad, USAGE)).read()
+
+
+# ---- FER+ folders
+
+
+def ferplus_folder(root, boxes=None, header=False):
+    faces = pictures(6)
+    boxes = boxes or ["(0, 0, 48, 48)"] * 6
+    votes = [votes_for(happiness=6, neutral=4), votes_for(fear=10)] * 3
+    for part, rows in (("FER2013Train", range(4)), ("FER2013Valid", range(4, 6))):
+        (root / part).mkdir(parents=True)
+        lines = [["name", "box", *VOTES_HEADER]] if header else []
+        for row in rows:
+            Image.fromarray(faces[row]).save(root / part / f"fer{row:07d}.png")
+            lines.append([f"fer{row:07d}.png", boxes[row], *votes[row]])
+        write_rows(root / part / "label.csv", lines)
+    return faces
+
+
+@pytest.mark.parametrize("header", [False, True])
+def test_ferplus_folders_are_read_with_votes_and_splits(tmp_path, header):
+    faces = ferplus_folder(tmp_path, header=header)
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / "FER2013Train" / "Thumbs.db").write_bytes(b"\0")
+    table, found = read_all(FerPlusFolders(tmp_path))
+    assert table.rows["label"].tolist() == ["happiness", "fear"] * 3
+    assert table.rows["split"].tolist() == ["train"] * 4 + ["validation"] * 2
+    assert table.rows["source"].tolist()[4] == "FER2013Valid/fer0000004.png"
+    assert np.array_equal(np.stack([each.pixels[:, :, 0] for each in found]), faces)
+
+
+def test_the_box_of_a_ferplus_row_is_cut_out(tmp_path):
+    faces = ferplus_folder(tmp_path, ["(8, 4, 40, 44)", "(0, 0, 60, 48)", *["(0, 0, 48, 48)"] * 4])
+    _, found = read_all(FerPlusFolders(tmp_path))
+    assert np.array_equal(found[0].pixels[:, :, 0], faces[0][4:44, 8:40])
+    assert found[1].reason == "wrong_shape"
+    assert "does not fit a picture of 48x48" in found[1].note
+
+
+def test_ferplus_rows_of_missing_pictures_are_unreadable(tmp_path):
+    ferplus_folder(tmp_path)
+    (tmp_path / "FER2013Train" / "fer0000001.png").unlink()
+    assert [each.reason for each in read_all(FerPlusFolders(tmp_path))[1]] == ["", "unreadable", "", "", "", ""]
+
+
+def test_a_folder_that_is_not_ferplus_is_told_with_what_it_has(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        FerPlusFolders(tmp_path / "nowhere")
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(DataError, match="no FER2013Train/label.csv .*; it has pictures"):
+        FerPlusFolders(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (["a.png", "(0, 0, 48, 48)", 1, 2, 3], "expected 12 columns"),
+        (["a.png", "everything", *[1] * 10], "expected a box such as"),
+        (["../../etc/a.png", "(0, 0, 48, 48)", *[1] * 10], "expected the name of a file"),
+        (["a.png", "(0, 0, 48, 48)", *["x"] * 10], "ten vote counts"),
+    ],
+)
+def test_a_wrong_line_of_a_ferplus_label_file_is_told(tmp_path, row, message):
+    (tmp_path / "FER2013Train").mkdir()
+    write_rows(tmp_path / "FER2013Train" / "label.csv", [row])
+    with pytest.raises(DataError, match=message):
+        FerPlusFolders(tmp_path).read()
+
+
+# ---- class folders
+
+
+@pytest.mark.parametrize("inside", ["", "archive/", "archive/faces/"])
+def test_split_and_class_folders_are_understood_at_any_depth(tmp_path, inside):
+    class_folders(tmp_path, {f"{inside}train/angry": 2, f"{inside}train/Happy/more": 1, f"{inside}val/angry": 1})
+    table, found = read_all(ClassFolders(tmp_path))
+    assert list(zip(table.rows["split"], table.rows["label"], strict=True)) == [
+        ("train", "happiness"),
+        ("train", "anger"),
+        ("train", "anger"),
+        ("validation", "anger"),
+    ]
+    assert all(each.pixels is not None for each in found)
+
+
+@pytest.mark.parametrize("inside", ["", "archive/"])
+def test_flat_class_folders_have_no_split(tmp_path, inside):
+    class_folders(tmp_path, {f"{inside}focused": 2, f"{inside}tired": 1})
+    table = ClassFolders(tmp_path).read()
+    assert table.rows["label"].tolist() == ["focused", "focused", "tired"]
+    assert set(table.rows["split"]) == {""}
+    assert table.labels == ("focused", "tired")
+
+
+def test_split_folders_below_class_folders_are_understood(tmp_path):
+    class_folders(tmp_path, {"angry/train": 1, "angry/test": 1, "sad/train": 1})
+    rows = ClassFolders(tmp_path).read().rows
+    assert list(zip(rows["split"], rows["label"], strict=True)) == [("test", "anger"), ("train", "anger"), ("train", "sadness")]
+
+
+def test_hidden_and_system_files_are_skipped_and_others_counted(tmp_path):
+    class_folders(tmp_path, {"angry": 1, "sad": 1, "__MACOSX/angry": 1, ".git/sad": 1})
+    for name in (".DS_Store", "angry/Thumbs.db", "angry/desktop.ini", "angry/._000.png", "sad/notes.txt", "sad/list.csv"):
+        (tmp_path / name).write_bytes(b"\0")
+    table = ClassFolders(tmp_path).read()
+    assert table.rows["source"].tolist() == ["angry/000.png", "sad/000.png"]
+    assert "2 files that are no pictures" in table.remarks[0]
+
+
+def test_links_to_folders_outside_are_not_followed(tmp_path):
+    class_folders(tmp_path / "in", {"angry": 1, "sad": 1})
+    class_folders(tmp_path / "out", {"secret": 3})
+    os.symlink(tmp_path / "out" / "secret", tmp_path / "in" / "secret")
+    os.symlink(tmp_path / "in", tmp_path / "in" / "sad" / "loop")
+    assert len(ClassFolders(tmp_path / "in").read().rows) == 2
+
+
+def test_damaged_pictures_are_unreadable_and_the_others_are_read(tmp_path):
+    class_folders(tmp_path, {"angry": 3})
+    whole = (tmp_path / "angry/001.png").read_bytes()
+    (tmp_path / "angry/001.png").write_bytes(whole[:300])
+    _, found = read_all(ClassFolders(tmp_path), channels=3)
+    assert [each.reason for each in found] == ["", "unreadable", ""]
+    assert found[0].pixels.shape == (48, 48, 3)
+    assert str(tmp_path) not in found[1].note
+
+
+def test_folders_without_pictures_or_classes_are_told(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        ClassFolders(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no picture; expected .*, found nothing"):
+        ClassFolders(tmp_path)
+    (tmp_path / "readme.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"found 1 other files \(.txt 1\)"):
+        ClassFolders(tmp_path)
+    class_folders(tmp_path, {"train": 1})
+    with pytest.raises(DataError, match="train/000.png is in no class folder"):
+        ClassFolders(tmp_path).read()
+
+
+def test_only_the_labels_asked_for_are_allowed(tmp_path):
+    class_folders(tmp_path, {"angry": 1, "hapy": 1})
+    with pytest.raises(DataError, match=r"unknown label 'hapy' in .*hapy/000.png; allowed are angry, happy"):
+        ClassFolders(tmp_path, labels=("angry", "happy")).read()
+    assert ClassFolders(tmp_path, labels=("hapy", "angry", "sad")).read().labels == ("angry", "hapy", "sad")
+
+
+# ---- tables
+
+
+@pytest.fixture
+def affectnet(tmp_path):
+    """AffectNet-HQ's layout: an index column without a name, pth, label; and a metadata csv made by somebody else."""
+    class_folders(tmp_path, {"anger": 2, "happy": 2})
+    names = ["anger/000.png", "anger/001.png", "happy/000.png", "happy/001.png"]
+    write_rows(tmp_path / "labels.csv", [["", "pth", "label"], *([i, name, name.split("/")[0]] for i, name in enumerate(names))])
+    write_rows(
+        tmp_path / "meta.csv",
+        [["pth", "sex", "years"], ["anger/000.png", "F", "31"], ["happy/001.png", "male", ""], ["anger/001.png", "", "4"]],
+    )
+    return tmp_path
+
+
+def test_a_table_with_metadata_gives_labels_and_groups(affectnet):
+    columns = {"image": "pth", "label": "label", "gender": "sex", "age": "years"}
+    table, found = read_all(Table(affectnet / "labels.csv", affectnet, columns, affectnet / "meta.csv"))
+    assert table.rows["label"].tolist() == ["anger", "anger", "happiness", "happiness"]
+    assert table.rows["gender"].tolist() == ["Female", "unknown", "unknown", "Male"]
+    assert table.rows["age_group"].tolist() == ["30-39", "3-9", "unknown", "unknown"]
+    assert table.group_columns == ("gender", "age_group")
+    assert "1 of 4 pictures have no" in table.remarks[0]
+    assert [each.reason for each in found] == [""] * 4
+
+
+@pytest.mark.parametrize("spelling", ["{folder}/{name}.png", "{folder}_{name}.png", "{folder}_{name}"])
+def test_metadata_is_joined_by_path_else_name_else_stem(tmp_path, spelling):
+    names = ["a_000.png", "a_001.png", "b_000.png"]
+    for name, picture in zip(names, pictures(3), strict=True):
+        Image.fromarray(picture).save(tmp_path / name)
+    write_rows(tmp_path / "labels.csv", [["file", "label"], *([name, name[0]] for name in names)])
+    spelled = [spelling.format(folder="x/a" if "/" in spelling else "a", name="001").replace("x/a/001", "x/a_001")]
+    write_rows(tmp_path / "meta.csv", [["file", "sex"], [spelled[0], "f"]])
+    columns = {"image": "file", "label": "label", "gender": "sex"}
+    table = Table(tmp_path / "labels.csv", tmp_path, columns, tmp_path / "meta.csv").read()
+    assert table.rows["gender"].tolist() == ["unknown", "Female", "unknown"]
+
+
+def test_metadata_that_contradicts_itself_counts_as_unknown(affectnet):
+    write_rows(affectnet / "meta.csv", [["pth", "sex"], ["anger/000.png", "F"], ["anger/000.png", "M"], ["happy/000.png", "M"]])
+    columns = {"image": "pth", "label": "label", "gender": "sex"}
+    rows = Table(affectnet / "labels.csv", affectnet, columns, affectnet / "meta.csv").read().rows
+    assert rows["gender"].tolist() == ["unknown", "unknown", "Male", "unknown"]
+
+
+def test_metadata_that_matches_nothing_is_an_error(affectnet):
+    write_rows(affectnet / "meta.csv", [["name", "sex"], ["somebody.png", "F"]])
+    with pytest.raises(DataError, match=r"no picture of .*labels.csv is in .*meta.csv: joined by its column 'name'"):
+        Table(
+            affectnet / "labels.csv", affectnet, {"image": "pth", "label": "label", "gender": "sex"}, affectnet / "meta.csv"
+        ).read()
+
+
+def test_splits_identities_and_columns_of_any_name_are_taken(tmp_path):
+    class_folders(tmp_path, {"x": 2})
+    header = ["f", "emotion", "part", "who", "skin", "where"]
+    rows = [["x/000.png", "sad", "Training", "ann", "dark", "home"], ["x/001.png", "angry", "PrivateTest", "bob", "NaN", ""]]
+    write_rows(tmp_path / "t.csv", [header, *rows], delimiter=";")
+    columns = dict(image="f", label="emotion", split="part", identity="who", skin_tone="skin", place="where")
+    table = Table(tmp_path / "t.csv", tmp_path, columns).read()
+    assert table.rows["split"].tolist() == ["train", "test"]
+    assert table.rows["identity"].tolist() == ["ann", "bob"]
+    assert table.rows["skin_tone"].tolist() == ["dark", "unknown"]
+    assert table.rows["place"].tolist() == ["home", "unknown"]
+    assert table.group_columns == ("skin_tone", "place")
+
+
+@pytest.mark.parametrize("name", ["../outside.png", "/etc/passwd", "a/../../x.png", "..\\x.png", "C:\\x.png"])
+def test_pictures_outside_the_folder_are_refused(affectnet, name):
+    write_rows(affectnet / "labels.csv", [["pth", "label"], ["anger/000.png", "anger"], [name, "anger"]])
+    with pytest.raises(DataError, match=r"labels.csv, row 2: .* is outside"):
+        Table(affectnet / "labels.csv", affectnet, {"image": "pth", "label": "label"}).read()
+
+
+def test_a_missing_column_is_told_with_all_there_are(affectnet):
+    columns = {"image": "pth", "label": "label", "gender": "gender"}
+    with pytest.raises(DataError, match=r"no column 'gender' for gender; there are \(no name\), pth, label$"):
+        Table(affectnet / "labels.csv", affectnet, columns)
+    with pytest.raises(DataError, match=r"labels.csv and .*meta.csv: no column 'gender' for gender; .*label, pth, sex, years$"):
+        Table(affectnet / "labels.csv", affectnet, columns, affectnet / "meta.csv")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": "pth"}, "names no label"),
+        ({"label": "label"}, "names no image"),
+        ({"image": "pth", "label": "label", "kept": "label"}, "can't make a column 'kept'"),
+        ({"image": "pth", "label": "label", "age": "label", "age_group": "label"}, "both age and age_group"),
+    ],
+)
+def test_columns_that_make_no_sense_are_refused(affectnet, columns, message):
+    with pytest.raises(ConfigError, match=message):
+        Table(affectnet / "labels.csv", affectnet, columns)
+
+
+def test_a_wrong_picture_folder_is_told_with_an_example(affectnet):
+    with pytest.raises(DataError, match="is no folder"):
+        Table(affectnet / "labels.csv", affectnet / "nowhere", {"image": "pth", "label": "label"})
+    with pytest.raises(DataError, match=r"none of the 4 pictures .* \(the first: anger/000.png\)"):
+        Table(affectnet / "labels.csv", affectnet / "happy", {"image": "pth", "label": "label"}).read()
+
+
+def test_rows_without_a_label_or_picture_are_left_to_cleaning(affectnet):
+    write_rows(
+        affectnet / "labels.csv", [["pth", "label"], ["anger/000.png", "anger"], ["anger/001.png", ""], ["gone.png", "sad"]]
+    )
+    table, found = read_all(Table(affectnet / "labels.csv", affectnet, {"image": "pth", "label": "label"}))
+    assert table.rows["label"].tolist() == ["anger", "", "sadness"]
+    assert [each.reason for each in found] == ["", "", "unreadable"]
+
+
+def test_an_unknown_label_of_a_table_names_its_row(affectnet):
+    with pytest.raises(DataError, match=r"unknown label 'happy' in .*labels.csv, row 3; allowed are anger, sad"):
+        Table(affectnet / "labels.csv", affectnet, {"image": "pth", "label": "label"}, labels=("anger", "sad")).read()
+
+
+# ---- drawn faces
+
+
+def test_drawn_faces_are_those_of_the_drawing(tmp_path):
+    faces, about = draw_faces(16, seed=3, size=48, channels=3)
+    table, found = read_all(DrawnFaces(16, seed=3, size=48), channels=3)
+    assert np.array_equal(np.stack([each.pixels for each in found]), faces)
+    for column in ("label", "gender", "age_group", "skin_tone", "identity"):
+        assert table.rows[column].tolist() == about[column].tolist()
+
+
+# ---- fingerprints
+
+
+def test_fingerprints_change_with_the_files(tmp_path):
+    class_folders(tmp_path / "f", {"angry": 2})
+    before = ClassFolders(tmp_path / "f").fingerprint()
+    assert ClassFolders(tmp_path / "f").fingerprint() == before
+    (tmp_path / "f/angry/000.png").write_bytes(b"other")
+    changed = ClassFolders(tmp_path / "f").fingerprint()
+    os.rename(tmp_path / "f/angry/000.png", tmp_path / "f/angry/007.png")
+    assert len({before, changed, ClassFolders(tmp_path / "f").fingerprint()}) == 3
+    path = kaggle_csv(tmp_path / "a.csv", pictures(2), [0, 1], ["Training"] * 2)
+    first = KaggleCsv(path).fingerprint()
+    os.utime(path, (1, 1))
+    assert KaggleCsv(path).fingerprint() == first  # the content counts, not when it was copied
+    kaggle_csv(path, pictures(2), [0, 2], ["Training"] * 2)
+    assert KaggleCsv(path).fingerprint() != first
+
+
+# ---- the real layouts
+
+
+@pytest.mark.shared
+def test_the_three_layouts_of_the_real_faces_agree(tmp_path, shared_dir):
+    script, packed = shared_dir / "data" / "expand_fer2013.py", shared_dir / "data" / "fer2013" / "train_valid"
+    rows = pd.read_csv(f"{packed}.csv")
+    chosen = rows.groupby("usage").head(40).index
+    with lzma.open(f"{packed}.npy.xz") as file, lzma.open(tmp_path / "few.npy.xz", "w", preset=0) as few:
+        np.save(few, np.load(file)[chosen])
+    rows.loc[chosen].to_csv(tmp_path / "few.csv", index=False)
+    found = {}
+    for layout, reader in (
+        ("kaggle-csv", lambda path: KaggleCsv(path / "fer2013.csv", path / "fer2013new.csv")),
+        ("ferplus", FerPlusFolders),
+        ("folders", ClassFolders),
+    ):
+        command = [sys.executable, script, tmp_path / layout, "--layout", layout, "--packed", tmp_path / "few"]
+        subprocess.run(command, check=True)
+        table, read = read_all(reader(tmp_path / layout))
+        label = "fer2013_label" if layout == "kaggle-csv" else "label"
+        pixels = (each.pixels.tobytes() for each in read)
+        found[layout] = sorted(zip(pixels, table.rows[label], table.rows["split"], table.rows["label"], strict=True))
+    assert len(found["folders"]) == 80
+    assert [row[:3] for row in found["kaggle-csv"]] == [row[:3] for row in found["folders"]]
+    assert [(row[0], row[3]) for row in found["kaggle-csv"]] == [(row[0], row[3]) for row in found["ferplus"]]
