@@ -1,0 +1,303 @@
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from fer_keras.errors import ModelError
+from fer_keras.models.exported import (
+    METADATA_KEYS,
+    export_model,
+    load_exported,
+    load_keras_model,
+    model_card,
+    read_metadata,
+    read_weights,
+)
+from fer_keras.models.registry import ModelSpec
+
+SPEC = ModelSpec("cnn", 3, 16, 1, {"layers": [4, 6], "convs_per_stage": 1})
+DETAILS = {
+    "labels": ("anger", "happiness", "neutral"),
+    "trained_on": {"name": "ferplus", "n_train": 100},
+    "crop_margin": 0.2,
+    "temperature": 1.5,
+    "seed": 7,
+    "figures": [
+        {
+            "dataset": "ferplus",
+            "split": "test",
+            "protocol": "majority",
+            "n": 3000,
+            "accuracy": 0.8412,
+            "accuracy_ci95": [0.828, 0.854],
+            "macro_f1": 0.65,
+        }
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return SPEC.build(seed=1)
+
+
+@pytest.fixture(scope="module")
+def original(model, tmp_path_factory):
+    return export_model(model, SPEC, tmp_path_factory.mktemp("saved_models") / "small", DETAILS)
+
+
+@pytest.fixture(scope="module")
+def exported(original):
+    return load_exported(original)
+
+
+@pytest.fixture
+def damaged(original, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(original, tmp_path / "small")
+
+
+def edit(folder, **changes):
+    file = folder / "metadata.json"
+    metadata = json.loads(file.read_text())
+    metadata.update(changes)
+    file.write_text(json.dumps({key: value for key, value in metadata.items() if value is not ...}))
+
+
+def test_the_folder_has_the_model_its_metadata_and_its_card(original):
+    assert {"saved_model.pb", "variables", "metadata.json", "README.md"} <= {entry.name for entry in original.iterdir()}
+    assert not [entry for entry in original.parent.iterdir() if entry.name.endswith(".part")]
+
+
+def test_metadata_tells_all_that_the_contract_names(original):
+    metadata = read_metadata(original)
+    assert set(METADATA_KEYS) <= set(metadata)
+    assert metadata["name"] == "small"
+    assert metadata["labels"] == ["anger", "happiness", "neutral"]
+    assert metadata["input"] == {"height": 16, "width": 16, "channels": 1, "dtype": "uint8", "range": [0, 255]}
+    assert set(metadata["versions"]) == {"fer_keras", "tensorflow", "keras", "python"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", metadata["created"])
+    assert metadata["seed"] == 7
+
+
+def test_loading_gives_what_was_exported(exported):
+    assert exported.name == "small"
+    assert exported.labels == ("anger", "happiness", "neutral")
+    assert (exported.image_size, exported.channels) == (16, 1)
+    assert (exported.crop_margin, exported.temperature) == (0.2, 1.5)
+
+
+def test_any_plain_tensorflow_can_call_both_signatures(original, model, pixels):
+    import tensorflow as tf
+
+    faces = pixels(2, 16, 1)
+    expected = np.asarray(model(faces.astype(np.float32)))
+    signatures = tf.saved_model.load(str(original)).signatures
+    by_uint8 = signatures["serving_default"](pixels=tf.constant(faces))["probabilities"]
+    by_float = signatures["serve_float"](pixels=tf.constant(faces, tf.float32))["probabilities"]
+    assert by_uint8.dtype == tf.float32
+    np.testing.assert_allclose(by_uint8, expected, atol=1e-6)
+    np.testing.assert_allclose(by_float, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 8])
+def test_prediction_does_not_depend_on_the_batch_size(exported, model, pixels, count):
+    faces = pixels(count, 16, 1)
+    result = exported.predict(faces, batch_size=4)
+    assert result.shape == (count, 3)
+    assert result.dtype == np.float32
+    if count:
+        np.testing.assert_allclose(result, np.asarray(model(faces.astype(np.float32))), atol=1e-6)
+
+
+def test_every_number_type_means_the_same_pixels(exported, pixels):
+    faces = pixels(2, 16, 1)
+    expected = exported.predict(faces)
+    for dtype in (np.int64, np.float16, np.float32, np.float64):
+        np.testing.assert_allclose(exported.predict(faces.astype(dtype)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 1), (2, 48, 48, 1), (2, 16, 16, 3), (2, 16, 16)])
+def test_pixels_of_another_shape_are_refused(exported, shape):
+    expected = f"model small takes pixels of shape (n, 16, 16, 1), got {shape}; resize"
+    with pytest.raises(ModelError, match=re.escape(expected)):
+        exported.predict(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(-1.0, r"takes pixels 0\.\.255, got -1\.\.-1"), (256.0, "got 256"), (np.nan, "got nan"), (True, "got bool")],
+)
+def test_values_that_are_no_pixels_are_refused(exported, value, message):
+    with pytest.raises(ModelError, match=message):
+        exported.predict(np.full((1, 16, 16, 1), value))
+
+
+def test_a_mixed_precision_model_is_exported_in_float32(model, tmp_path, pixels):
+    mixed = SPEC.build(seed=5, precision="mixed_bfloat16")
+    mixed.set_weights(model.get_weights())
+    path = export_model(mixed, SPEC, tmp_path / "mixed", DETAILS)
+    faces = pixels(4, 16, 1)
+    np.testing.assert_allclose(load_exported(path).predict(faces), np.asarray(model(faces.astype(np.float32))), atol=1e-6)
+
+
+def test_weights_come_back_in_the_order_of_the_keras_model(original, model):
+    weights = read_weights(original)
+    assert len(weights) == len(model.weights)
+    for expected, received in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(received, expected)
+
+
+def test_an_exported_model_becomes_a_keras_model_that_trains_on(original, model, pixels):
+    again = load_keras_model(original)
+    faces = pixels(4, 16, 1).astype(np.float32)
+    np.testing.assert_array_equal(np.asarray(again(faces)), np.asarray(model(faces)))
+    again.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    again.fit(faces, np.array([0, 1, 2, 0]), verbose=0)
+    assert not np.array_equal(again.get_weights()[0], model.get_weights()[0])
+
+
+# What is refused when exporting
+
+
+def test_an_existing_model_is_replaced_only_on_purpose(model, tmp_path):
+    export_model(model, SPEC, tmp_path / "m", DETAILS)
+    with pytest.raises(ModelError, match="m exists already; choose another name"):
+        export_model(model, SPEC, tmp_path / "m", DETAILS)
+    export_model(model, SPEC, tmp_path / "m", {**DETAILS, "seed": 8}, overwrite=True)
+    assert read_metadata(tmp_path / "m")["seed"] == 8
+
+
+def test_labels_must_be_as_many_as_outputs(model, tmp_path):
+    with pytest.raises(ModelError, match=r"has 2 labels \(a, b\) and a spec of 3 classes"):
+        export_model(model, SPEC, tmp_path / "m", {**DETAILS, "labels": ["a", "b"]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_is_not_of_the_spec_is_refused(tmp_path):
+    other = ModelSpec("cnn", 3, 16, 1, {"layers": [4, 8], "convs_per_stage": 1}).build()
+    with pytest.raises(ModelError, match="weights of model cnn do not fit its spec: .* number 5 is"):
+        export_model(other, SPEC, tmp_path / "m", DETAILS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_with_nan_weights_is_refused_and_leaves_what_was_there(model, tmp_path):
+    export_model(model, SPEC, tmp_path / "m", DETAILS)
+    broken = SPEC.build()
+    broken.set_weights([value * np.nan for value in broken.get_weights()])
+    with pytest.raises(ModelError, match="probabilities differ from the Keras model's by nan"):
+        export_model(broken, SPEC, tmp_path / "m", DETAILS, overwrite=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
+    load_exported(tmp_path / "m")
+
+
+# What is refused when loading
+
+
+def test_a_folder_that_is_no_exported_model_is_refused(tmp_path, damaged):
+    with pytest.raises(ModelError, match="nothing is not an exported model: there is no such folder; make one with"):
+        load_exported(tmp_path / "nothing")
+    with pytest.raises(ModelError, match="is not an exported model: it lacks metadata.json"):
+        load_exported(tmp_path)
+    (damaged / "saved_model.pb").unlink()
+    with pytest.raises(ModelError, match="it lacks saved_model.pb"):
+        load_exported(damaged)
+
+
+@pytest.mark.parametrize("key", METADATA_KEYS)
+def test_a_missing_metadata_entry_is_named(damaged, key):
+    edit(damaged, **{key: ...})
+    with pytest.raises(ModelError, match=f"metadata.json lacks {key}; export the model again"):
+        load_exported(damaged)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 99}, "has format_version 99, this fer_keras reads up to 1; update fer_keras"),
+        ({"labels": ["a", "b"]}, r"has 2 labels \(a, b\) and a spec of 3 classes"),
+        ({"labels": ["a", "a", "b"]}, "labels as a list of different names"),
+        ({"labels": "abc"}, "labels as a list of different names"),
+        ({"temperature": 0}, "has temperature 0.0, expected more than 0"),
+        ({"temperature": "warm"}, "wrong input, temperature or crop_margin"),
+        ({"crop_margin": -1}, "has crop_margin -1.0"),
+        ({"input": {"height": 48, "width": 48, "channels": 1}}, "says that pictures are .*48.* its spec says 16 px"),
+        ({"spec": {"name": "cnn"}}, "has a spec that this fer_keras does not know"),
+    ],
+)
+def test_metadata_that_does_not_fit_is_told(damaged, changes, message):
+    edit(damaged, **changes)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_exported(damaged)
+    assert str(damaged) in str(caught.value)
+
+
+def test_metadata_that_is_no_json_is_told(damaged):
+    (damaged / "metadata.json").write_text("{")
+    with pytest.raises(ModelError, match="can't be read as JSON"):
+        load_exported(damaged)
+
+
+def test_metadata_of_another_model_is_told(damaged):
+    spec = {**SPEC.to_dict(), "classes": 4}
+    edit(damaged, spec=spec, labels=["a", "b", "c", "d"])
+    with pytest.raises(ModelError, match=r"has 4 labels \(a, b, c, d\) and the SavedModel gives 3 probabilities"):
+        load_exported(damaged)
+    edit(
+        damaged,
+        spec={**SPEC.to_dict(), "image_size": 32},
+        labels=["a", "b", "c"],
+        input={**dict(height=32, width=32, channels=1)},
+    )
+    with pytest.raises(ModelError, match=r"says that pictures are \(32, 32, 1\), the SavedModel takes \(16, 16, 1\)"):
+        load_exported(damaged)
+
+
+def test_a_damaged_savedmodel_is_told_in_one_line(damaged):
+    (damaged / "saved_model.pb").write_bytes(b"rubbish")
+    with pytest.raises(ModelError, match="the SavedModel in .* can't be loaded") as caught:
+        load_exported(damaged)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_weights_are_told_in_one_line(damaged):
+    shutil.rmtree(damaged / "variables")
+    for load in (load_exported, read_weights):
+        with pytest.raises(ModelError, match="can't be (loaded|read)") as caught:
+            load(damaged)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_the_spec_are_told(damaged):
+    spec = ModelSpec("cnn", 3, 16, 1, {"layers": [4, 8], "convs_per_stage": 1})
+    edit(damaged, spec=spec.to_dict())
+    with pytest.raises(ModelError, match="weights of .*small do not fit its spec"):
+        load_keras_model(damaged)
+
+
+# The model card
+
+
+def test_the_model_card_tells_what_people_need(original):
+    card = (original / "README.md").read_text()
+    assert card == model_card(read_metadata(original))
+    for expected in (
+        "# small",
+        "anger, happiness, neutral",
+        'load_exported("saved_models/small")',
+        "- n train: 100",
+        "| ferplus | test | majority | 3000 | 0.8412 | 0.8280 to 0.8540 | 0.6500 |",
+        "Article 5(1)(f)",
+        "medical or safety reasons",
+        "20% of its size",
+        "not included",
+    ):
+        assert expected in card, expected
+
+
+def test_the_model_card_of_an_unmeasured_model_says_so(original):
+    card = model_card({**read_metadata(original), "figures": [], "trained_on": ""})
+    assert "None were measured." in card
+    assert "Not recorded." in card
