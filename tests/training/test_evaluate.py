@@ -1,0 +1,265 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from bands import LABELS, SIZE, banded_faces, write_faces
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+from fer_keras.data.dataset import VOTE_COLUMNS, FaceDataset
+from fer_keras.evaluation.calibration import fit_temperature
+from training.evaluate import evaluate_run, main
+from training.run_folder import RunFolder
+
+FILES = {
+    "predictions.csv",
+    "per_class.csv",
+    "confusion.csv",
+    "confusion.png",
+    "per_class.png",
+    "roc.png",
+    "precision_recall.png",
+    "reliability.png",
+    "worst_mistakes.png",
+}
+
+
+@pytest.fixture(scope="session")
+def evaluated(trained, tmp_path_factory):
+    """The run judged on its test split, once: the result and the folder it lies in."""
+    out = tmp_path_factory.mktemp("evaluated") / "out"
+    return evaluate_run(RunFolder.open(trained.one), out=out), out
+
+
+def refused(capsys, *argv):
+    """The one line on stderr of a command that must refuse its input."""
+    assert main([str(word) for word in argv]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_figures_of_best_and_final_follow_from_the_predictions_written(evaluated):
+    result, out = evaluated
+    assert (result["protocol"], result["split"], result["n"]) == ("label", "test", 84)
+    assert result["labels"] == list(LABELS)
+    assert set(result["models"]) == {"best", "final"}
+    for key, entry in result["models"].items():
+        table = pd.read_csv(out / key / "predictions.csv")
+        assert entry["accuracy"] == pytest.approx(accuracy_score(table["true"], table["predicted"]))
+        assert entry["macro_f1"] == pytest.approx(f1_score(table["true"], table["predicted"], average="macro"))
+        assert entry["confusion"] == confusion_matrix(table["true"], table["predicted"], labels=list(LABELS)).tolist()
+        assert entry["accuracy_ci95"][0] < entry["accuracy"] < entry["accuracy_ci95"][1]
+
+
+def test_model_has_learned_what_the_bands_say(evaluated):
+    assert evaluated[0]["models"]["best"]["accuracy"] > 0.6  # one in seven shows another label's band; chance is 0.33
+
+
+def test_predictions_are_those_of_the_keras_model_on_the_test_rows(trained, evaluated):
+    table = pd.read_csv(evaluated[1] / "final" / "predictions.csv")
+    dataset = FaceDataset.load(trained.data)
+    assert table["row"].tolist() == np.flatnonzero(dataset.manifest["split"] == "test").tolist()
+    assert table["source"].tolist() == dataset.manifest["source"][table["row"]].tolist()
+    faces = dataset.faces[table["row"].to_numpy()].astype(np.float32)
+    expected = RunFolder.open(trained.one).load_model("final").predict(faces, verbose=0)
+    assert table[[f"p_{label}" for label in LABELS]].to_numpy() == pytest.approx(expected, abs=2e-6)
+
+
+def test_report_folder_is_complete_and_the_page_shows_the_worst_mistakes(evaluated):
+    result, out = evaluated
+    assert json.loads((out / "metrics.json").read_text()) == result
+    for key in ("best", "final"):
+        assert {entry.name for entry in (out / key).iterdir()} == FILES
+    assert {entry.name for entry in out.iterdir()} == {"best", "final", "metrics.json", "report.html", "history-one.png"}
+    page = (out / "report.html").read_text()
+    assert "Worst mistakes" in page
+    table = pd.read_csv(out / "best" / "predictions.csv")
+    wrong = table[table["true"] != table["predicted"]].copy()
+    wrong["confidence"] = wrong[[f"p_{label}" for label in LABELS]].max(axis=1)
+    assert wrong.sort_values("confidence")["source"].iloc[-1] in page
+
+
+def test_temperature_comes_from_the_validation_rows_and_not_from_the_scored_ones(trained, evaluated, here):
+    entry = evaluated[0]["models"]["best"]
+    on_validation = evaluate_run(RunFolder.open(trained.one), split="validation", out=here / "v", figures=False)
+    table = pd.read_csv(here / "v" / "best" / "predictions.csv")
+    truth = np.array([LABELS.index(name) for name in table["true"]])
+    probabilities = table[[f"p_{label}" for label in LABELS]].to_numpy()
+    assert entry["temperature"] == pytest.approx(fit_temperature(probabilities, truth), rel=1e-3)
+    assert "48 validation faces" in entry["temperature_fitted_on"]
+    assert "scored here" in on_validation["models"]["best"]["temperature_fitted_on"]
+
+
+def test_exported_model_gives_one_entry_equal_to_the_best_of_its_run(trained, evaluated, here, capsys):
+    assert main(["--model", str(trained.exported), "--data", str(trained.data), "--json", "new/figures.json"]) == 0
+    result = json.loads((here / "new/figures.json").read_text())
+    assert list(result["models"]) == ["bands-cnn"]
+    entry, best = result["models"]["bands-cnn"], evaluated[0]["models"]["best"]
+    assert entry["confusion"] == best["confusion"]
+    assert entry["temperature"] == 1.25
+    assert entry["parameters"] == best["parameters"]
+    assert (here / "reports/bands-cnn-on-bands-test-label/report.html").is_file()
+    printed = capsys.readouterr().out
+    assert "bands-cnn" in printed
+    assert "84 test faces" in printed
+
+
+def test_several_models_are_keyed_by_name_and_weights(trained, here):
+    argv = [
+        "--run",
+        trained.one,
+        "--run",
+        trained.two,
+        "--model",
+        trained.exported,
+        "--out",
+        "r",
+        "--json",
+        "r.json",
+        "--no-figures",
+    ]
+    assert main([str(word) for word in argv]) == 0
+    result = json.loads((here / "r.json").read_text())
+    assert list(result["models"]) == ["one/best", "one/final", "two/best", "two/final", "bands-cnn"]
+    assert {entry.name for entry in (here / "r").iterdir() if entry.is_dir()} == {
+        "one-best",
+        "one-final",
+        "two-best",
+        "two-final",
+        "bands-cnn",
+    }
+    assert not list((here / "r").rglob("*.png"))  # asked for with --no-figures
+    assert not (here / "r" / "report.html").exists()
+
+
+def test_validation_of_a_run_means_the_rows_that_the_run_held_back(trained, here):
+    shutil.copytree(trained.one, here / "run")
+    rows = pd.read_csv(here / "run" / "rows.csv")
+    moved = rows["row"].isin([0, 1, 2])  # the data set calls these train
+    rows.loc[moved, "split"] = "validation"
+    rows.to_csv(here / "run" / "rows.csv", index=False)
+    result = evaluate_run(RunFolder.open(here / "run"), split="validation", figures=False)
+    assert result["n"] == 48 + 3
+    assert pd.read_csv(here / "run" / "evaluation-validation-label" / "best" / "predictions.csv")["row"].tolist()[:3] == [0, 1, 2]
+
+
+def test_faces_that_the_run_trained_on_are_told(trained, here):
+    shutil.copytree(trained.one, here / "run")
+    rows = pd.read_csv(here / "run" / "rows.csv")
+    pd.concat([rows, pd.DataFrame({"row": [300, 301], "split": "train"})]).to_csv(here / "run" / "rows.csv", index=False)
+    result = evaluate_run(RunFolder.open(here / "run"), figures=False)
+    assert any("trained on 2 of these 84 faces" in note for note in result["notes"])
+
+
+def test_labels_are_matched_by_name_whatever_their_order(trained, evaluated, here):
+    faces, names = banded_faces(324)
+    turned = write_faces(here / "turned", faces[240:], names[240:], ["test"] * 84, labels=LABELS[::-1])
+    result = evaluate_run(RunFolder.open(trained.one), data=turned.path, figures=False)
+    assert result["labels"] == list(LABELS)
+    assert result["models"]["best"]["confusion"] == evaluated[0]["models"]["best"]["confusion"]
+
+
+def test_faces_of_another_size_and_colour_are_brought_to_the_models(trained, here):
+    faces, names = banded_faces(324)
+    grown = np.repeat(np.repeat(np.repeat(faces[240:], 2, axis=1), 2, axis=2), 3, axis=3)  # each pixel four times, as RGB
+    other = write_faces(here / "other", grown, names[240:], ["test"] * 84)
+    result = evaluate_run(RunFolder.open(trained.one), data=other.path, out=here / "out", figures=False)
+    assert any(f"{2 * SIZE} pixels are resized to the model's {SIZE}" in note for note in result["notes"])
+    assert any("RGB faces are turned into the model's grey" in note for note in result["notes"])
+    same = evaluate_run(RunFolder.open(trained.one), out=here / "same", figures=False)
+    assert result["models"]["best"]["confusion"] == same["models"]["best"]["confusion"]
+
+
+def test_model_that_knows_more_labels_than_the_data_is_scored_with_a_note(trained, here):
+    faces, names = banded_faces(60, labels=LABELS[:2])
+    fewer = write_faces(here / "fewer", faces, names, ["test"] * 60, labels=LABELS[:2])
+    result = evaluate_run(RunFolder.open(trained.one), data=fewer.path, figures=False)
+    assert any("also knows anger" in note for note in result["notes"])
+    assert result["models"]["best"]["confusion"][2] == [0, 0, 0]
+
+
+def test_model_that_lacks_a_label_of_the_data_is_refused_before_anything_is_written(trained, here, capsys):
+    labels = (*LABELS, "contempt")
+    faces, names = banded_faces(60, labels=labels)
+    write_faces(here / "more", faces, names, ["test"] * 60, labels=labels)
+    message = refused(capsys, "--model", trained.exported, "--data", "more", "--json", "x.json")
+    assert "the model lacks contempt; it knows neutral, happiness, anger" in message
+    assert "--map contempt=" in message
+    assert [entry.name for entry in here.iterdir()] == ["more"]
+
+
+def test_unused_label_of_the_data_is_no_obstacle(trained, here):
+    faces, names = banded_faces(60)
+    extra = write_faces(here / "extra", faces, names, ["test"] * 60, labels=(*LABELS, "contempt"))
+    assert evaluate_run(RunFolder.open(trained.one), data=extra.path, figures=False)["n"] == 60
+
+
+def test_majority_protocol_scores_only_faces_with_a_majority(trained, here):
+    faces, names = banded_faces(40)
+    votes = np.zeros((40, 10), int)
+    for row, name in enumerate(names):
+        votes[row, {"neutral": 0, "happiness": 1, "anger": 4}[name]] = 8
+    votes[:10] = [4, 0, 0, 0, 4, 0, 0, 0, 0, 0]  # a tie: no majority
+    columns = dict(zip(VOTE_COLUMNS, votes.T, strict=True))
+    voted = write_faces(here / "voted", faces, names, ["test"] * 40, **columns)
+    run = RunFolder.open(trained.one)
+    assert evaluate_run(run, data=voted.path, figures=False)["protocol"] == "majority"
+    assert evaluate_run(run, data=voted.path, figures=False)["n"] == 30
+    assert evaluate_run(run, data=voted.path, protocol="label", figures=False)["n"] == 40
+
+
+def test_data_without_a_test_split_is_scored_on_validation_and_says_so(trained, here):
+    faces, names = banded_faces(30)
+    write_faces(here / "v", faces, names, ["validation"] * 30)
+    result = evaluate_run(RunFolder.open(trained.one), data="v", figures=False)
+    assert result["split"] == "validation"
+    assert any("no test faces" in note for note in result["notes"])
+
+
+def test_empty_split_is_refused_and_the_others_are_named(trained, here, capsys):
+    faces, names = banded_faces(30)
+    write_faces(here / "v", faces, names, ["validation"] * 30)
+    message = refused(capsys, "--model", trained.exported, "--data", "v", "--split", "test")
+    assert "v has no test faces; it has validation" in message
+    assert not (here / "reports").exists()
+
+
+def test_protocol_that_the_data_cannot_serve_is_refused(trained, here, capsys):
+    assert "no FER+ votes" in refused(capsys, "--run", trained.one, "--protocol", "majority")
+    assert "no FER2013 labels" in refused(capsys, "--run", trained.one, "--protocol", "fer2013")
+
+
+def test_missing_and_wrong_model_folders_are_refused(trained, here, capsys):
+    assert "no model nowhere" in refused(capsys, "--run", "nowhere")
+    missing = refused(capsys, "--model", trained.exported.parent / "other", "--data", trained.data)
+    assert "other" in missing
+    assert "bands-cnn" in missing  # what is there
+    assert "neither a run folder" in refused(capsys, "--model", trained.data, "--data", trained.data)
+    assert "name it with --model" in refused(capsys, "--run", trained.exported)
+    assert "name it with --run" in refused(capsys, "--model", trained.one, "--data", trained.data)
+    assert "--run" in refused(capsys)
+
+
+def test_damaged_exported_model_is_refused(trained, here, capsys):
+    shutil.copytree(trained.exported, here / "damaged")
+    (here / "damaged" / "saved_model.pb").write_bytes(b"no")
+    assert "damaged" in refused(capsys, "--model", "damaged", "--data", trained.data)
+
+
+def test_exported_model_needs_data_and_no_model_may_be_named_twice(trained, here, capsys):
+    assert "--data" in refused(capsys, "--model", trained.exported)
+    assert "twice" in refused(capsys, "--run", trained.one, trained.one)
+
+
+def test_output_that_cannot_be_written_is_one_line(trained, here, capsys):
+    (here / "file").write_text("in the way")
+    assert "file" in refused(capsys, "--run", trained.one, "--out", "file")
+
+
+def test_unknown_split_is_refused_by_the_command_line(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--run", "x", "--split", "holdout"])
+    assert stopped.value.code == 2
+    assert "holdout" in capsys.readouterr().err

@@ -1,0 +1,290 @@
+"""What evaluate, apply and compare share: open any model, choose the faces, run the one over the other.
+
+A model is a run folder (its best and final weights) or an exported one (saved_models/NAME). Labels are matched by name, so
+a model and a data set may order them differently; faces are brought to the model's size and colour.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_keras.data import targets
+from fer_keras.data.dataset import FaceDataset
+from fer_keras.errors import ConfigError, DataError, ModelError
+from training.cli import import_tensorflow
+
+if TYPE_CHECKING:
+    from training.run_folder import RunFolder
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model ready to be scored.
+
+    key: how the report calls it ("best", "ferplus-cnn", "my-run/final"). path: where it was read from.
+    labels: names in the order of its output. image_size, channels: what its input is.
+    parameters: how many weights it has.
+    run, which: where it is part of a run. temperature: the one it was exported with, or None.
+    forward: uint8 (n, image_size, image_size, channels) -> float32 (n, len(labels)).
+    """
+
+    key: str
+    path: Path
+    labels: tuple[str, ...]
+    image_size: int
+    channels: int
+    parameters: int
+    run: RunFolder | None
+    which: str | None
+    temperature: float | None
+    forward: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ScoredFaces:
+    """The faces that models are scored on.
+
+    rows: int64 (n,), lines of the data set, ascending. truth: int64 (n,), index into the data set's labels.
+    """
+
+    dataset: FaceDataset
+    split: str
+    protocol: str
+    rows: np.ndarray
+    truth: np.ndarray
+
+    @property
+    def true_names(self) -> np.ndarray:
+        """The true label of each face: str (n,)."""
+        return np.asarray(self.dataset.labels, dtype=object)[self.truth]
+
+
+def is_run(path: str | os.PathLike) -> bool:
+    """Whether a folder is a run folder rather than an exported model. Raises ModelError where it is neither."""
+    folder = Path(path)
+    if (folder / "config.json").is_file():
+        return True
+    if (folder / "metadata.json").is_file() or (folder / "saved_model.pb").is_file():
+        return False
+    if folder.exists():
+        raise ModelError(
+            f"{folder} is neither a run folder (config.json) nor an exported model (metadata.json); name one of these"
+        )
+    beside = sorted(entry.name for entry in folder.parent.iterdir() if entry.is_dir()) if folder.parent.is_dir() else []
+    there = f"; {folder.parent} has {', '.join(beside[:8])}" if beside else ""
+    raise ModelError(f"there is no model {folder}: expected a run folder or saved_models/NAME{there}")
+
+
+def open_run(path: str | os.PathLike) -> RunFolder:
+    """A run folder. Raises ModelError where it is missing or is something else."""
+    from training.run_folder import RunFolder
+
+    if not is_run(path):
+        raise ModelError(f"{path} is an exported model, not a run folder; name it with --model")
+    return RunFolder.open(path)
+
+
+def runs_among(paths: Sequence[str | os.PathLike]) -> list[RunFolder]:
+    """The run folders among paths of runs and exported models. Raises ModelError where one is neither."""
+    return [open_run(path) for path in paths if is_run(path)]
+
+
+def run_models(run: RunFolder, which: Sequence[str], prefix: str = "") -> list[ScoredModel]:
+    """Models of a run by weights ("best", "final"), each keyed prefix + weights. Raises FerError where they are missing."""
+    return [_run_model(run, part, prefix + part) for part in which]
+
+
+def finished_weights(run: RunFolder) -> list[str]:
+    """Which of best and final a run has; "best" where it has none, so that opening it says what to do."""
+    return [which for which in ("best", "final") if (run.path / f"{which}.weights.h5").is_file()] or ["best"]
+
+
+def _run_model(run: RunFolder, which: str, key: str) -> ScoredModel:
+    import_tensorflow()
+    import tensorflow as tf
+
+    model, spec = run.load_model(which), run.spec
+    shape = (None, spec.image_size, spec.image_size, spec.channels)
+
+    # One trace for every batch length: `model.predict` costs tens of milliseconds a call before it computes anything.
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
+    def forward(faces: tf.Tensor) -> tf.Tensor:
+        return tf.cast(model(tf.cast(faces, tf.float32), training=False), tf.float32)
+
+    return ScoredModel(
+        key=key,
+        path=run.path,
+        labels=run.labels,
+        image_size=spec.image_size,
+        channels=spec.channels,
+        parameters=int(model.count_params()),
+        run=run,
+        which=which,
+        temperature=None,
+        forward=lambda faces: forward(faces).numpy(),
+    )
+
+
+def exported_model(path: str | os.PathLike, key: str | None = None) -> ScoredModel:
+    """An exported model (saved_models/NAME), keyed by its folder's name. Raises ModelError where it is missing or damaged."""
+    from fer_keras.models.exported import load_exported, read_metadata, read_weights
+
+    if is_run(path):
+        raise ModelError(f"{path} is a run folder, not an exported model; name it with --run")
+    read_metadata(path)  # a folder that does not fit is told before TensorFlow is loaded
+    import_tensorflow()
+    model = load_exported(path)
+    return ScoredModel(
+        key=key or Path(path).resolve().name,
+        path=Path(path),
+        labels=tuple(model.labels),
+        image_size=model.image_size,
+        channels=model.channels,
+        parameters=sum(weight.size for weight in read_weights(path)),
+        run=None,
+        which=None,
+        temperature=model.temperature,
+        forward=lambda faces: model.predict(faces, batch_size=len(faces)),
+    )
+
+
+def open_model(path: str | os.PathLike, key: str | None = None) -> ScoredModel:
+    """A run's best weights or an exported model, whichever the folder is, keyed by the folder's name."""
+    if not is_run(path):
+        return exported_model(path, key)
+    return _run_model(open_run(path), "best", key or Path(path).resolve().name)
+
+
+def distinct_names(paths: Sequence[str | os.PathLike]) -> list[str]:
+    """A name for each path: the folder's own, or the path where two folders have the same. Raises ConfigError for twins."""
+    whole = [Path(path).resolve() for path in paths]
+    for path in whole:
+        if whole.count(path) > 1:
+            raise ConfigError(f"{path} is named twice; name each model once")
+    names = [path.name for path in whole]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+
+
+def common_dataset(runs: Sequence[RunFolder], data: str | os.PathLike | None) -> FaceDataset:
+    """The data set to score on: the one named, else the one that all the runs were trained on.
+
+    Raises ConfigError where it must be named, DataError where it can't be read.
+    """
+    if data is not None:
+        return FaceDataset.load(data)
+    if not runs:
+        raise ConfigError("an exported model does not carry its data; name a prepared data set with --data")
+    datasets = [run.dataset() for run in runs]
+    if len({dataset.fingerprint for dataset in datasets}) > 1:
+        named = ", ".join(sorted({str(dataset.path) for dataset in datasets}))
+        raise ConfigError(f"the runs were trained on different data ({named}); name the one to score on with --data")
+    return datasets[0]
+
+
+def choose_faces(
+    models: Sequence[ScoredModel], dataset: FaceDataset, split: str | None = None, protocol: str | None = None
+) -> ScoredFaces:
+    """The labelled faces of a split.
+
+    split: None takes test, or validation where there is no test. Train and validation of a run's own data are the rows that
+    the run itself used. protocol: how a face gets its label; None takes the data set's usual one.
+    Raises DataError where there are none, ConfigError where the runs divided the data differently.
+    """
+    own = {model.run.path: model.run for model in models if model.run is not None and is_own(model.run, dataset)}
+    there = list(dataset.splits())
+    parts = {name: [np.unique(run.rows(name)) for run in own.values()] for name in ("train", "validation")}
+    there += [name for name, rows in parts.items() if name not in there and any(len(part) for part in rows)]
+    if split is None:
+        split = next((name for name in ("test", "validation") if name in there), "test")
+    if split not in there:
+        dataset.rows(split)  # says so where there is no such word
+        has = ", ".join(there) or "no face at all"
+        raise DataError(f"{dataset.path} has no {split} faces; it has {has}" + ("; name one with --split" if there else ""))
+    rows = dataset.rows(split)
+    if parts.get(split):
+        rows = parts[split][0]
+        if any(not np.array_equal(rows, other) for other in parts[split][1:]):
+            raise ConfigError(f"the runs have different {split} rows; score them one at a time, or on --split test")
+    protocol = protocol or targets.default_protocol(dataset)
+    kept, truth = targets.select(dataset, rows, protocol)
+    if not len(kept):
+        raise DataError(f"no {split} face of {dataset.path} has a label by protocol {protocol}; choose another with --protocol")
+    return ScoredFaces(dataset, split, protocol, kept, truth)
+
+
+def is_own(run: RunFolder, dataset: FaceDataset) -> bool:
+    """Whether a data set is the one a run was trained on, wherever it lies now."""
+    return run.provenance["dataset"]["fingerprint"] == dataset.fingerprint
+
+
+def label_positions(model: ScoredModel, faces: ScoredFaces) -> np.ndarray:
+    """The true label of each face as an index into the model's labels: int64 (n,).
+
+    Raises ModelError where the model lacks a label that the faces have.
+    """
+    used = [faces.dataset.labels[index] for index in np.unique(faces.truth)]
+    if lacking := [label for label in used if label not in model.labels]:
+        raise ModelError(
+            f"labels of model and data differ: the model lacks {', '.join(lacking)}; it knows {', '.join(model.labels)}; "
+            f"prepare the data with --map {','.join(f'{label}=' for label in lacking)} (drops them; NAME=OTHER merges)"
+        )
+    lookup = np.array([model.labels.index(label) if label in model.labels else -1 for label in faces.dataset.labels])
+    return lookup[faces.truth]
+
+
+def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
+    """What a reader should know about how a model and the faces fit, one sentence each."""
+    dataset, notes = faces.dataset, []
+    if model.image_size != dataset.image_size:
+        notes.append(f"{model.key}: faces of {dataset.image_size} pixels are resized to the model's {model.image_size} pixels")
+    if model.channels != dataset.channels:
+        colour = {1: "grey", 3: "RGB"}
+        notes.append(f"{model.key}: {colour[dataset.channels]} faces are turned into the model's {colour[model.channels]}")
+    if more := [label for label in model.labels if label not in dataset.labels]:
+        notes.append(f"{model.key} also knows {', '.join(more)}, which this data does not have; such answers count as wrong")
+    if model.run is not None and is_own(model.run, dataset) and faces.split != "train":
+        seen = len(np.intersect1d(faces.rows, model.run.rows("train")))
+        if seen:
+            notes.append(f"{model.key} was trained on {seen} of these {len(faces.rows)} faces; its figures flatter it")
+    return notes
+
+
+def predict_rows(model: ScoredModel, dataset: FaceDataset, rows: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    """Probabilities of the faces on these lines of a data set: float32 (len(rows), len(model.labels)).
+
+    Faces are read batch by batch from the memory-mapped file: memory does not grow with the data.
+    """
+    from tqdm import tqdm
+
+    probabilities = np.empty((len(rows), len(model.labels)), np.float32)
+    with tqdm(total=len(rows), desc=model.key, unit="face", disable=None, leave=False) as progress:
+        for start in range(0, len(rows), batch_size):
+            batch = fitted(dataset.faces[rows[start : start + batch_size]], model)
+            probabilities[start : start + len(batch)] = model.forward(batch)
+            progress.update(len(batch))
+    return probabilities
+
+
+def fitted(faces: np.ndarray, model: ScoredModel) -> np.ndarray:
+    """uint8 (n, h, w, c) faces in the size and colour of a model's input."""
+    from fer_keras.data.images import resize, to_channels
+
+    if faces.shape[1:] == (model.image_size, model.image_size, model.channels):
+        return np.ascontiguousarray(faces)
+    return np.stack([to_channels(resize(face, model.image_size), model.channels) for face in faces])
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level: {"a": {"b": 1}} -> {"a.b": 1}."""
+    result: dict[str, Any] = {}
+    for key, value in settings.items():
+        result.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return result
