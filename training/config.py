@@ -62,7 +62,9 @@ class TrainConfig:
     )
     # transfer
     weights: str = _setting("auto", "densenet backbone: auto, imagenet, none, a FILE, or a NAME in saved_models/", type=str)
-    frozen_epochs: int | None = _setting(None, "densenet: most epochs with the backbone frozen", type=int)
+    frozen_epochs: int | None = _setting(
+        None, "densenet: most epochs with the backbone frozen; 0: from scratch, no frozen phase", type=int
+    )
     finetune_epochs: int | None = _setting(None, "densenet: most epochs with the last blocks unfrozen; 0: none", type=int)
     finetune_lr: float = _setting(3e-4, "densenet: highest learning rate while fine-tuning", type=float)
     unfreeze_blocks: int = _setting(1, "densenet: how many dense blocks, from the end, are fine-tuned (1 to 4)", type=int)
@@ -121,7 +123,7 @@ class TrainConfig:
         bounds: dict[str, tuple[float, float]] = {
             "batch_size": (1, 65536),
             "epochs": (1, 100000),
-            "frozen_epochs": (1, 100000),
+            "frozen_epochs": (0, 100000),
             "finetune_epochs": (0, 100000),
             "unfreeze_blocks": (1, 4),
             "feature_views": (0, 64),
@@ -159,10 +161,12 @@ class TrainConfig:
         """The same settings with the defaults of the architecture filled in."""
         if self.two_phases:
             filled = {
-                "frozen_epochs": self.frozen_epochs or self.epochs or 40,
+                "frozen_epochs": next(value for value in (self.frozen_epochs, self.epochs, 40) if value is not None),
                 "finetune_epochs": next(value for value in (self.finetune_epochs, self.epochs, 8) if value is not None),
             }
             total = filled["frozen_epochs"] + filled["finetune_epochs"]
+            if not total:
+                raise ConfigError("frozen-epochs and finetune-epochs are both 0; there is nothing to train")
         else:
             filled = {"epochs": self.epochs or 30}
             total = filled["epochs"]

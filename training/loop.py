@@ -4,6 +4,7 @@ What is trained, phase after phase:
 
     cnn, resnet   one phase, the whole network
     densenet      "frozen": the head alone, on features that the backbone gave once; then "finetune": the last blocks too
+                  with --frozen-epochs 0: "scratch", the whole network, its batch normalisation too
 
 After each epoch the weights, the optimizer and the history are on disk, and everything random is a function of (seed,
 epoch), so that a killed run goes on with the result of an unbroken one.
@@ -163,14 +164,15 @@ class _Training:
         config = self.config
         if not config.two_phases:
             return [_Phase("train", config.epochs, config.lr, config.patience)]
+        if not config.frozen_epochs:
+            return [_Phase("scratch", config.finetune_epochs, config.lr, config.patience)]
         phases = [_Phase("frozen", config.frozen_epochs, config.lr, config.patience or 5)]
         if config.finetune_epochs:
             phases.append(_Phase("finetune", config.finetune_epochs, config.finetune_lr, config.patience))
         return phases
 
     def fit(self) -> FitResult:
-        state, phases = self.state, self.phases()
-        interrupted = False
+        state, phases, interrupted = self.state, self.phases(), False
         if state.history:
             write_history(self.run.path / "history.csv", state.history)  # a kill may have come just before it was
         with _ctrl_c() as stop:
@@ -226,6 +228,7 @@ class _Training:
         validation = pipeline.evaluation_batches(
             validation_load, len(self.validation_rows), batch_size=EVALUATION_BATCH, targets=self.validation_targets
         )
+        self.net = net
         with self.strategy.scope():
             net.compile(
                 optimizer=make_optimizer(config, phase.lr, steps * phase.epochs),
@@ -283,6 +286,9 @@ class _Training:
         config = self.config
         loader = pipeline.face_loader
         validation = loader(self.dataset, self.validation_rows, channels=self.channels)
+        if phase.name == "scratch":
+            net = self._with_live_batch_norm()
+            return net, loader(self.dataset, self.train_rows, channels=self.channels, augment=self.augment), validation
         if phase.name == "frozen" and config.frozen_features == "cached":
             started = time.monotonic()
             views = [None] + [self.augment] * (config.feature_views if self.augment else 0)
@@ -298,6 +304,16 @@ class _Training:
             )
             return self.model.get_layer("head"), train_load, validation_load
         return self.model, loader(self.dataset, self.train_rows, channels=self.channels, augment=self.augment), validation
+
+    def _with_live_batch_norm(self) -> keras.Model:
+        """The same layers and weights, with the backbone called so that its batch normalisation follows the batches."""
+        import keras
+
+        backbone, head = self.model.get_layer("backbone"), self.model.get_layer("head")
+        with self.strategy.scope():
+            backbone.trainable = True
+            pixels = keras.Input(self.model.input_shape[1:], name="pixels")
+            return keras.Model(pixels, head(backbone(pixels)))
 
     def _features(self, rows: np.ndarray, augment: pipeline.Augmentation | None, view: int) -> np.ndarray:
         """Backbone features float32 (n, width) of one view of some faces."""
@@ -340,8 +356,8 @@ class _Training:
                 seed = tf.constant([0, 0], tf.int64)
                 parts = np.array_split(chosen, max(1, len(chosen) // 64))
                 densenet.calibrate_batch_norm(self.model, [np.asarray(load(tf.constant(part), seed)) for part in parts])
-            save_weights(self.model, initial)
             self.run.update_metrics(backbone=str(loaded))
+            save_weights(self.model, initial)
         if state.phase == 0:
             densenet.freeze_backbone(self.model)
         else:
@@ -355,7 +371,7 @@ class _Training:
             save_weights(model, path / "final.weights.h5")
         name = state.best_net or state.net
         if name and state.net:
-            self._trained_part().load_weights(self.folder / name)
+            self.net.load_weights(self.folder / name)
         better = state.best is None or (state.phase_best and state.phase_best["val_loss"] < state.best["val_loss"])
         if better or not (path / "best.weights.h5").is_file():
             if better:
@@ -371,10 +387,6 @@ class _Training:
             state.phase += 1
             state.phase_epoch, state.net, state.best_net, state.phase_best, state.waited = 0, None, None, None, 0
             state.save(self.folder)
-
-    def _trained_part(self) -> keras.Model:
-        cached = self.config.two_phases and self.state.phase == 0 and self.config.frozen_features == "cached"
-        return self.model.get_layer("head") if cached else self.model
 
 
 class _StoppedByUserError(Exception):

@@ -50,20 +50,18 @@ def _train(args: argparse.Namespace) -> int:
         return _resume(Path(args.resume))
     settings = config.from_arguments(args, args.config).resolved()
     dataset = load_dataset(settings)
-    run = start_run(settings, dataset)
-    return _fit_and_finish(run, settings, dataset)
+    return _fit_and_finish(start_run(settings, dataset), dataset)
 
 
 def _resume(path: Path) -> int:
     from training.run_folder import RunFolder
 
     run = RunFolder.open(path)
-    settings = config.TrainConfig.from_dict(run.config, origin=str(path / "config.json"))
     dataset = run.dataset()
     if run.finished and "exported" in run.metrics:
         print(f"{path} is finished: {run.metrics['exported']}")
         return 0
-    return _fit_and_finish(run, settings, dataset)
+    return _fit_and_finish(run, dataset)
 
 
 def load_dataset(settings: TrainConfig) -> FaceDataset:
@@ -128,7 +126,8 @@ def _export_name(settings: TrainConfig, dataset: FaceDataset) -> str:
     return name
 
 
-def _fit_and_finish(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> int:
+def _fit_and_finish(run: RunFolder, dataset: FaceDataset) -> int:
+    settings = config.TrainConfig.from_dict(run.config, origin=str(run.path / "config.json"))
     cli.import_tensorflow()
     from training.loop import fit_one
 
@@ -158,7 +157,7 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
         "name": settings.export,
         "labels": list(run.labels),
         "crop_margin": float(dataset.info.get("crop_margin") or 0.0),
-        "temperature": best.get("temperature", 1.0),
+        "temperature": best["temperature"] or 1.0,
         "trained_on": {
             **run.provenance["dataset"],
             "n_train": run.metrics.get("n_train"),
