@@ -46,6 +46,10 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: CommandPars
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if args.debug else "3")
     try:
         return command(args) or 0
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has seen enough; what is still buffered must not raise once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"{parser.prog}: stopped", file=sys.stderr)
         return 130

@@ -8,11 +8,12 @@ python -m training.train --resume runs/20260101-120000-cnn
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_keras.errors import ConfigError, DataError
+from fer_keras.errors import ConfigError, DataError, FerError
 from training import cli, config
 
 if TYPE_CHECKING:
@@ -50,7 +51,13 @@ def _train(args: argparse.Namespace) -> int:
         return _resume(Path(args.resume))
     settings = config.from_arguments(args, args.config).resolved()
     dataset = load_dataset(settings)
-    return _fit_and_finish(start_run(settings, dataset), dataset)
+    run = start_run(settings, dataset)
+    try:
+        return _fit_and_finish(run, dataset)
+    except FerError:
+        if not (run.state_path / "state.json").exists() and not run.finished:
+            shutil.rmtree(run.path)  # no epoch came to its end: there is nothing to go on with
+        raise
 
 
 def _resume(path: Path) -> int:

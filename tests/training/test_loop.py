@@ -281,11 +281,21 @@ def test_cached_features_give_the_result_of_the_slow_way(dataset, tmp_path):
     assert history(cached)["val_loss"].tolist() == pytest.approx(history(live)["val_loss"].tolist(), rel=1e-2)
 
 
-def test_augmented_views_are_used(dataset, tmp_path):
-    settings = {**DENSE, "finetune_epochs": 0, "frozen_epochs": 1}
-    plain, _ = fit(dataset, tmp_path / "plain", **settings)
-    views, _ = fit(dataset, tmp_path / "views", **settings, feature_views=2)
-    assert history(plain)["loss"].tolist() != history(views)["loss"].tolist()
+def test_augmented_views_are_used(dense, dataset, tmp_path):
+    """The frozen phase of the other run but for the views."""
+    views, _ = fit(dataset, tmp_path / "views", **{**DENSE, "finetune_epochs": 0, "best_after": 1, "feature_views": 2})
+    plain = history(dense[0])["loss"][:2].tolist()
+    assert len(history(views)) == 2
+    assert history(views)["loss"].tolist() != plain
+
+
+def test_without_a_frozen_phase_the_whole_network_learns_from_scratch(dataset, tmp_path):
+    settings = {**DENSE, "frozen_epochs": 0, "finetune_epochs": 1}
+    run, _ = fit(dataset, tmp_path / "scratch", **settings)
+    assert history(run)["phase"].tolist() == ["scratch"]
+    fresh, ended = (model.get_layer("backbone") for model in (run.spec.build(seed=0), run.load_model("final")))
+    for name in ("conv1_conv", "conv1_bn", "conv5_block16_2_conv"):
+        assert not np.array_equal(fresh.get_layer(name).get_weights()[0], ended.get_layer(name).get_weights()[0]), name
 
 
 # Ctrl-C, by the real command

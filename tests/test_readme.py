@@ -1,0 +1,54 @@
+"""What the README and the documents promise, held against what is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_ci_runs_the_readmes_test_command_to_the_letter():
+    command = next(line.strip() for line in README.splitlines() if "pytest" in line and line.startswith("    "))
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_every_command_of_the_readme_exists_with_its_options():
+    """Each option that a training command is shown with stands in that command's help."""
+    import importlib
+
+    shown = re.findall(r"python -m training\.(\w+)((?: [^\n`]+)?)", README)
+    assert {name for name, _ in shown} >= {"prepare", "visualize", "train", "evaluate", "apply"}
+    for name, rest in shown:
+        text = importlib.import_module(f"training.{name}").build_parser().format_help()
+        for option in re.findall(r"--[\w-]+", rest):
+            assert option in text, f"training.{name} has no {option}"
+
+
+def test_files_that_the_readme_names_are_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for config in re.findall(r"training/configs/[\w.-]+", README):
+        assert (ROOT / config).exists(), config
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "training" / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_is_valid(config):
+    from training.config import TrainConfig, read_config_file
+
+    TrainConfig.from_dict(read_config_file(config), origin=config.name).resolved()
+
+
+@pytest.mark.parametrize("name", ["ferplus-cnn", "drawn-densenet121"])
+def test_every_shipped_model_loads_and_answers(name):
+    import numpy as np
+
+    from fer_keras.labels import EMOTIONS
+    from fer_keras.models.exported import load_exported
+
+    model = load_exported(ROOT / "saved_models" / name)
+    probabilities = model.predict(np.zeros((2, model.image_size, model.image_size, model.channels), np.uint8))
+    assert model.labels == EMOTIONS
+    assert probabilities.shape == (2, 8)
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)

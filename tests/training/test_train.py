@@ -1,0 +1,134 @@
+"""The command that everybody starts with, as they would run it: from data to an exported model, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training import train
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def small(*more):
+    """A run of seconds."""
+    return [*("--layers", "8,16", "--epochs", "2", "--batch-size", "32", "--lr", "0.01"), *more]
+
+
+def refused(capsys, *words):
+    """The one line that a refused command prints."""
+    try:
+        code = train.main(list(words))
+    except SystemExit as stopped:
+        code = stopped.code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == 2, lines
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_run_is_evaluated_and_exported_as_the_contract_says(trained, here, capsys):
+    from fer_keras.models.exported import load_exported
+
+    assert train.main(["--data", str(trained.data), "--out", "runs/one", "--export", "bands", *small()]) == 0
+    printed = capsys.readouterr().out
+    assert "saved_models/bands" in printed
+    model = load_exported(here / "saved_models" / "bands")
+    metadata = json.loads((here / "saved_models" / "bands" / "metadata.json").read_text())
+    [figure] = metadata["figures"]
+    assert (figure["split"], figure["protocol"], figure["n"]) == ("test", "label", 84)
+    assert figure["accuracy_ci95"][0] <= figure["accuracy"] <= figure["accuracy_ci95"][1]
+    # The figure in the metadata, counted by hand from the answers of the exported model.
+    from fer_keras.data.dataset import FaceDataset
+
+    dataset = FaceDataset.load(trained.data)
+    rows = dataset.rows("test")
+    answers = np.array(model.labels)[model.predict(dataset.faces[rows]).argmax(axis=1)]
+    assert (answers == dataset.manifest["label"].to_numpy()[rows]).mean() == pytest.approx(figure["accuracy"])
+    for name in ("loss.png", "accuracy.png"):
+        assert (here / "runs" / "one" / "figures" / name).stat().st_size > 1000
+    assert list((here / "runs" / "one" / "tensorboard").rglob("events*"))
+
+    assert "bands exists already" in refused(capsys, "--data", str(trained.data), "--export", "bands", *small())
+    assert "exists already" in refused(capsys, "--data", str(trained.data), "--out", "runs/one", "--export", "other", *small())
+
+
+def test_the_default_draws_its_faces_and_says_so(here, capsys, monkeypatch):
+    from fer_keras.data import prepare
+    from training.config import TrainConfig
+
+    few = prepare.PrepareSettings(source="synthetic", count=160)
+    monkeypatch.setattr(prepare, "PrepareSettings", lambda source: few)
+    dataset = train.load_dataset(TrainConfig())
+    printed = capsys.readouterr().out
+    assert "drawn faces" in printed
+    assert "training.prepare" in printed
+    assert dataset.splits() == ("train", "validation", "test")
+    people = [set(dataset.manifest.loc[dataset.rows(split), "identity"]) for split in dataset.splits()]
+    assert not people[0] & people[1] and not people[0] & people[2] and not people[1] & people[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--data", "nowhere"], "nowhere is not a prepared data set.*training.prepare"),
+        (["--arch", "densnet"], "unknown arch 'densnet'; choose from cnn"),
+        (["--config", "nowhere.yaml"], "can't read the config file nowhere.yaml"),
+        (["--resume", "nowhere"], "there is no run folder nowhere"),
+        (["--resume", "nowhere", "--epochs", "3"], "leave out --epochs"),
+        (["--layers", "a,b"], "--layers"),
+        (["--pool-kernel", "0"], "pool_kernel"),
+        (["--option", "colour=red"], "has no option 'colour'"),
+        (["--balance", "age_group"], "can't balance by age_group"),
+        (["--export", "../elsewhere"], "--export is a name"),
+        (["--targets", "majority"], "no FER\\+ votes"),
+        (["--arch", "densenet", "--weights", "no-such-model"], "neither a file nor a model"),
+        (["--arch", "densenet", "--weights", "missing.h5"], "missing.h5 does not exist"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(trained, here, capfd, words, expected):
+    import re
+
+    data = [] if "--data" in words or "--resume" in words else ["--data", str(trained.data)]
+    line = refused(capfd, *data, *words)
+    assert re.search(expected, line), line
+    assert not [path for path in here.rglob("*") if path.is_file()]
+
+
+def test_debug_shows_the_traceback(here):
+    with pytest.raises(Exception, match="nowhere"):
+        train.main(["--data", "nowhere", "--debug"])
+
+
+def test_data_without_a_part_is_refused_with_the_parts_it_has(tmp_path, here, capsys):
+    from fer_keras.data.dataset import DatasetWriter
+
+    with DatasetWriter(tmp_path / "d", image_size=48, channels=1) as writer:
+        writer.add(None)
+        columns = {"label": ["a"], "split": ["test"], "kept": [True], "reason": [""], "source": [""]}
+        writer.finish(columns, labels=["a", "b"])
+    assert "has no train faces, only 1 test" in refused(capsys, "--data", str(tmp_path / "d"))
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_half_written(trained, here):
+    """The limit on the size of a file makes writing fail as a full disk does, at the weights."""
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
+        "from training.train import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    words = ["--data", str(trained.data), "--out", "runs/full", "--no-tensorboard", *small("--layers", "32,64")]
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=here)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    assert "can't write" in done.stderr.strip().splitlines()[-1]
+    assert not list(here.rglob("*.part")) and not list(here.rglob("part-*"))
+    assert not (here / "runs" / "full").exists()
+    assert not (here / "saved_models").exists()
