@@ -155,9 +155,11 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
     """
     from fer_keras.evaluation.plots import plot_history, save_png
     from fer_keras.models.exported import export_model
-    from training.evaluate import evaluate_run
+    from training.evaluate import evaluate_run, summary_text
 
     report = evaluate_run(run)
+    print(summary_text(report))
+    print(f"Report: {Path(report['out']) / 'report.html'}")
     best = report["models"]["best"]
     figures = [figure_entry(best, report, dataset.name)]
     metadata = {
@@ -166,6 +168,7 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
         "crop_margin": float(dataset.info.get("crop_margin") or 0.0),
         "temperature": best["temperature"] or 1.0,
         "trained_on": {
+            "source": dataset.info.get("source"),
             **run.provenance["dataset"],
             "n_train": run.metrics.get("n_train"),
             "n_validation": run.metrics.get("n_validation"),

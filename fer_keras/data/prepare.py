@@ -181,6 +181,7 @@ def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda t
                 "settings": settings.to_dict(),
                 "source_fingerprint": fingerprint,
                 "label_map": label_map,
+                "crop_margin": settings.margin if settings.crop != "none" else 0.0,
                 "counts": _counts(rows["label"][kept], rows["split"][kept], labels),
                 "cleaning": _counts(rows["split"][~kept], np.array(reasons)[~kept], (*SPLITS, "")),
                 "noted": _noted(notes, kept),
