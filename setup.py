@@ -35,6 +35,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8,<10",
+            "pytest-xdist>=3.5,<4",
             "ruff>=0.9,<1",
             "scikit-image>=0.24,<1",  # ships a photograph with a real face
         ],

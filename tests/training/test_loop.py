@@ -1,74 +1,24 @@
 """Real, tiny trainings: the loop is what everything else calls."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fer_keras.data.dataset import DatasetWriter, FaceDataset
+from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import FerError, TrainingError
-from training.config import TrainConfig
+from runs import MEASURED, ROOT, SIZE, TINY, continue_run, fit, history, start_only, write_bars
 from training.run_folder import RunFolder
-
-ROOT = Path(__file__).parent.parent.parent
-LABELS = ("neutral", "happiness", "anger")
-SIZE, COUNT = 32, 96
-MEASURED = ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Bars at a height that tells the label, on noise."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, len(LABELS), COUNT)
-    with DatasetWriter(tmp_path_factory.mktemp("data") / "bars", image_size=SIZE, channels=1) as writer:
-        for label in labels:
-            face = rng.integers(0, 60, (SIZE, SIZE, 1))
-            face[4 + 9 * label : 10 + 9 * label, 4:-4] += 150
-            writer.add(face.astype(np.uint8))
-        columns = {
-            "label": [LABELS[label] for label in labels],
-            "split": (["train"] * 60 + ["validation"] * 18 + ["test"] * 18),
-            "kept": [True] * COUNT,
-            "reason": [""] * COUNT,
-            "source": [""] * COUNT,
-            "gender": [("Female", "Male")[index % 2] for index in range(COUNT)],
-        }
-        return writer.finish(columns, labels=LABELS, group_columns=("gender",))
-
-
-TINY = {
-    "layers": [8, 16],
-    "convs_per_stage": [1],
-    "batch_size": 16,
-    "dropout": 0.5,
-    "tensorboard": False,
-    "epochs": 4,
-    "lr": 0.01,
-}
-
-
-def fit(dataset, out, **settings):
-    from training.loop import fit_one
-    from training.train import start_run
-
-    config = TrainConfig(
-        data=str(dataset.path), out=str(out), export=out.name, saved_models=str(out.parent), **settings
-    ).resolved()
-    run = start_run(config, dataset)
-    config = TrainConfig.from_dict(run.config)
-    return run, fit_one(config, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
-
-
-def history(run):
-    return pd.read_csv(run.path / "history.csv")
+    return write_bars(tmp_path_factory.mktemp("data") / "bars")
 
 
 @pytest.fixture(scope="module")
@@ -119,42 +69,6 @@ def test_the_same_seed_gives_the_same_history_and_another_does_not(unbroken, dat
     pd.testing.assert_frame_equal(history(run)[MEASURED], history(unbroken[0])[MEASURED], check_exact=True)
     other, _ = fit(dataset, tmp_path / "other", **TINY, seed=1)
     assert not np.allclose(history(other)["loss"], history(run)["loss"])
-
-
-CONTINUE = """
-import os, signal, sys
-sys.path.insert(0, {root!r})
-from training import loop
-from training.config import TrainConfig
-from training.run_folder import RunFolder
-
-if {kill_after}:
-    write = loop.write_history
-    def then_die(path, history):
-        write(path, history)
-        if len(history) == {kill_after}:
-            os.kill(os.getpid(), signal.SIGKILL)
-    loop.write_history = then_die
-run = RunFolder.open({path!r})
-dataset = run.dataset()
-config = TrainConfig.from_dict(run.config)
-loop.fit_one(config, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
-"""
-
-
-def start_only(dataset, out, **settings):
-    from training.train import start_run
-
-    names = {"out": str(out), "export": out.name, "saved_models": str(out.parent)}
-    config = TrainConfig(data=str(dataset.path), **{**names, **settings})
-    return start_run(config.resolved(), dataset)
-
-
-def continue_run(run, kill_after=0):
-    code = CONTINUE.format(root=str(ROOT), path=str(run.path), kill_after=kill_after)
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    )
 
 
 def test_a_killed_run_goes_on_and_ends_as_the_unbroken_one(unbroken, dataset, tmp_path):
@@ -229,73 +143,6 @@ def test_data_that_changed_since_is_noticed(unbroken, dataset, tmp_path):
     (copy / "manifest.csv").write_text(manifest.replace("anger", "neutral", 1))
     with pytest.raises(FerError, match="has changed since"):
         run.dataset()
-
-
-# The two phases of a DenseNet
-
-DENSE = {
-    "arch": "densenet",
-    "weights": "none",
-    "frozen_epochs": 2,
-    "finetune_epochs": 2,
-    "batch_size": 16,
-    "head_units": [16],
-    "tensorboard": False,
-}
-
-
-@pytest.fixture(scope="module")
-def dense(dataset, tmp_path_factory):
-    return fit(dataset, tmp_path_factory.mktemp("dense") / "dense", **DENSE)
-
-
-def test_both_phases_run_and_only_the_second_changes_the_backbone(dense, dataset):
-    run, result = dense
-    assert history(run)["phase"].tolist() == ["frozen", "frozen", "finetune", "finetune"]
-    assert set(result.seconds) == {"frozen", "finetune"}
-    started, ended = run.spec.build(seed=0), run.load_model("final")
-    changed = {
-        layer.name.split("_")[0]
-        for layer, fresh in zip(ended.get_layer("backbone").layers, started.get_layer("backbone").layers, strict=True)
-        if "_bn" not in layer.name
-        and not layer.name.endswith("bn")
-        and any(not np.array_equal(a, b) for a, b in zip(layer.get_weights(), fresh.get_weights(), strict=True))
-    }
-    assert changed <= {"conv5", "pool4"}
-    assert "conv5" in changed
-
-
-def test_a_densenet_killed_while_fine_tuning_ends_as_the_unbroken_one(dense, dataset, tmp_path):
-    run = start_only(dataset, tmp_path / "killed", **DENSE)
-    assert continue_run(run, kill_after=3).returncode == -signal.SIGKILL
-    done = continue_run(run)
-    assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(history(run)[MEASURED], history(dense[0])[MEASURED], check_exact=True)
-
-
-def test_cached_features_give_the_result_of_the_slow_way(dataset, tmp_path):
-    """Without augmentation and dropout both ways train the same head on the same numbers."""
-    settings = {**DENSE, "finetune_epochs": 0, "frozen_epochs": 3, "dropout": 0.0, "augment": False}
-    cached, _ = fit(dataset, tmp_path / "cached", **settings)
-    live, _ = fit(dataset, tmp_path / "live", **settings, frozen_features="live")
-    assert history(cached)["val_loss"].tolist() == pytest.approx(history(live)["val_loss"].tolist(), rel=1e-2)
-
-
-def test_augmented_views_are_used(dense, dataset, tmp_path):
-    """The frozen phase of the other run but for the views."""
-    views, _ = fit(dataset, tmp_path / "views", **{**DENSE, "finetune_epochs": 0, "best_after": 1, "feature_views": 2})
-    plain = history(dense[0])["loss"][:2].tolist()
-    assert len(history(views)) == 2
-    assert history(views)["loss"].tolist() != plain
-
-
-def test_without_a_frozen_phase_the_whole_network_learns_from_scratch(dataset, tmp_path):
-    settings = {**DENSE, "frozen_epochs": 0, "finetune_epochs": 1}
-    run, _ = fit(dataset, tmp_path / "scratch", **settings)
-    assert history(run)["phase"].tolist() == ["scratch"]
-    fresh, ended = (model.get_layer("backbone") for model in (run.spec.build(seed=0), run.load_model("final")))
-    for name in ("conv1_conv", "conv1_bn", "conv5_block16_2_conv"):
-        assert not np.array_equal(fresh.get_layer(name).get_weights()[0], ended.get_layer(name).get_weights()[0]), name
 
 
 # Ctrl-C, by the real command

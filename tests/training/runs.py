@@ -1,0 +1,100 @@
+"""Real, tiny trainings that the tests of the loop share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fer_keras.data.dataset import DatasetWriter
+from training.config import TrainConfig
+
+ROOT = Path(__file__).parent.parent.parent
+LABELS = ("neutral", "happiness", "anger")
+SIZE, COUNT = 32, 96
+MEASURED = ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
+
+
+def write_bars(folder):
+    """Bars at a height that tells the label, on noise."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, len(LABELS), COUNT)
+    with DatasetWriter(folder, image_size=SIZE, channels=1) as writer:
+        for label in labels:
+            face = rng.integers(0, 60, (SIZE, SIZE, 1))
+            face[4 + 9 * label : 10 + 9 * label, 4:-4] += 150
+            writer.add(face.astype(np.uint8))
+        columns = {
+            "label": [LABELS[label] for label in labels],
+            "split": (["train"] * 60 + ["validation"] * 18 + ["test"] * 18),
+            "kept": [True] * COUNT,
+            "reason": [""] * COUNT,
+            "source": [""] * COUNT,
+            "gender": [("Female", "Male")[index % 2] for index in range(COUNT)],
+        }
+        return writer.finish(columns, labels=LABELS, group_columns=("gender",))
+
+
+TINY = {
+    "layers": [8, 16],
+    "convs_per_stage": [1],
+    "batch_size": 16,
+    "dropout": 0.5,
+    "tensorboard": False,
+    "epochs": 4,
+    "lr": 0.01,
+}
+
+
+def fit(dataset, out, **settings):
+    from training.loop import fit_one
+    from training.train import start_run
+
+    config = TrainConfig(
+        data=str(dataset.path), out=str(out), export=out.name, saved_models=str(out.parent), **settings
+    ).resolved()
+    run = start_run(config, dataset)
+    config = TrainConfig.from_dict(run.config)
+    return run, fit_one(config, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
+
+
+def history(run):
+    return pd.read_csv(run.path / "history.csv")
+
+
+CONTINUE = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from training import loop
+from training.config import TrainConfig
+from training.run_folder import RunFolder
+
+if {kill_after}:
+    write = loop.write_history
+    def then_die(path, history):
+        write(path, history)
+        if len(history) == {kill_after}:
+            os.kill(os.getpid(), signal.SIGKILL)
+    loop.write_history = then_die
+run = RunFolder.open({path!r})
+dataset = run.dataset()
+config = TrainConfig.from_dict(run.config)
+loop.fit_one(config, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
+"""
+
+
+def start_only(dataset, out, **settings):
+    from training.train import start_run
+
+    names = {"out": str(out), "export": out.name, "saved_models": str(out.parent)}
+    config = TrainConfig(data=str(dataset.path), **{**names, **settings})
+    return start_run(config.resolved(), dataset)
+
+
+def continue_run(run, kill_after=0):
+    code = CONTINUE.format(root=str(ROOT), path=str(run.path), kill_after=kill_after)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    )

@@ -1,0 +1,78 @@
+"""The two phases of a DenseNet, and training one from scratch."""
+
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from runs import MEASURED, continue_run, fit, history, start_only, write_bars
+
+DENSE = {
+    "arch": "densenet",
+    "weights": "none",
+    "frozen_epochs": 2,
+    "finetune_epochs": 2,
+    "batch_size": 16,
+    "head_units": [16],
+    "tensorboard": False,
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_bars(tmp_path_factory.mktemp("data") / "bars")
+
+
+@pytest.fixture(scope="module")
+def dense(dataset, tmp_path_factory):
+    return fit(dataset, tmp_path_factory.mktemp("dense") / "dense", **DENSE)
+
+
+def test_both_phases_run_and_only_the_second_changes_the_backbone(dense, dataset):
+    run, result = dense
+    assert history(run)["phase"].tolist() == ["frozen", "frozen", "finetune", "finetune"]
+    assert set(result.seconds) == {"frozen", "finetune"}
+    started, ended = run.spec.build(seed=0), run.load_model("final")
+    changed = {
+        layer.name.split("_")[0]
+        for layer, fresh in zip(ended.get_layer("backbone").layers, started.get_layer("backbone").layers, strict=True)
+        if "_bn" not in layer.name
+        and not layer.name.endswith("bn")
+        and any(not np.array_equal(a, b) for a, b in zip(layer.get_weights(), fresh.get_weights(), strict=True))
+    }
+    assert changed <= {"conv5", "pool4"}
+    assert "conv5" in changed
+
+
+def test_a_densenet_killed_while_fine_tuning_ends_as_the_unbroken_one(dense, dataset, tmp_path):
+    run = start_only(dataset, tmp_path / "killed", **DENSE)
+    assert continue_run(run, kill_after=3).returncode == -signal.SIGKILL
+    done = continue_run(run)
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(history(run)[MEASURED], history(dense[0])[MEASURED], check_exact=True)
+
+
+def test_cached_features_give_the_result_of_the_slow_way(dataset, tmp_path):
+    """Without augmentation and dropout both ways train the same head on the same numbers."""
+    settings = {**DENSE, "finetune_epochs": 0, "frozen_epochs": 3, "dropout": 0.0, "augment": False}
+    cached, _ = fit(dataset, tmp_path / "cached", **settings)
+    live, _ = fit(dataset, tmp_path / "live", **settings, frozen_features="live")
+    assert history(cached)["val_loss"].tolist() == pytest.approx(history(live)["val_loss"].tolist(), rel=1e-2)
+
+
+def test_augmented_views_are_used(dense, dataset, tmp_path):
+    """The frozen phase of the other run but for the views."""
+    views, _ = fit(dataset, tmp_path / "views", **{**DENSE, "finetune_epochs": 0, "best_after": 1, "feature_views": 2})
+    plain = history(dense[0])["loss"][:2].tolist()
+    assert len(history(views)) == 2
+    assert history(views)["loss"].tolist() != plain
+
+
+def test_without_a_frozen_phase_the_whole_network_learns_from_scratch(dataset, tmp_path):
+    settings = {**DENSE, "frozen_epochs": 0, "finetune_epochs": 1}
+    run, _ = fit(dataset, tmp_path / "scratch", **settings)
+    assert history(run)["phase"].tolist() == ["scratch"]
+    fresh, ended = (model.get_layer("backbone") for model in (run.spec.build(seed=0), run.load_model("final")))
+    for name in ("conv1_conv", "conv1_bn", "conv5_block16_2_conv"):
+        assert not np.array_equal(fresh.get_layer(name).get_weights()[0], ended.get_layer(name).get_weights()[0]), name
