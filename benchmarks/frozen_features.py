@@ -1,6 +1,6 @@
 """What caching the features of a frozen backbone saves: a 10-epoch frozen phase of DenseNet121, cached against live.
 
-    python -m benchmarks.frozen_features [--epochs 10] [--repeats 3]
+    python -m benchmarks.frozen_features [--epochs 10] [--repeats 3] [--faces 2400]
 
 Both train the same head from the same weights on the drawn faces; the time is that of the phase as the run records it.
 """
@@ -15,6 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--faces", type=int, default=2400)
     args = parser.parse_args()
 
     from fer_keras.data.prepare import PrepareSettings, prepare
@@ -26,7 +27,7 @@ def main() -> None:
     import_tensorflow()
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
-        dataset = prepare(PrepareSettings(source="synthetic", out=f"{folder}/drawn"))
+        dataset = prepare(PrepareSettings(source="synthetic", count=args.faces, out=f"{folder}/drawn"))
         for repeat in range(args.repeats):
             seconds, losses = {}, {}
             for how in ("cached", "live"):

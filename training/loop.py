@@ -142,6 +142,7 @@ class _Training:
         self.strategy = choose_strategy()
         with self.strategy.scope():
             self.model = run.spec.build(seed=config.seed, precision=choose_precision(config.precision))
+        self.run_backbone = self._compiled_backbone() if config.two_phases else None
 
     def _targets(self, subset: FaceSubset, what: str) -> tuple[np.ndarray, np.ndarray]:
         rows, targets = training_targets(subset.dataset, subset.rows, self.config.targets)
@@ -315,24 +316,33 @@ class _Training:
             pixels = keras.Input(self.model.input_shape[1:], name="pixels")
             return keras.Model(pixels, head(backbone(pixels)))
 
+    def _compiled_backbone(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Pixels float32 (n, h, w, c) -> features float32 (n, width), traced once for all splits and views."""
+        import tensorflow as tf
+
+        backbone = self.model.get_layer("backbone")
+        shape = (None, *self.model.input_shape[1:])
+
+        @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
+        def run(pixels: tf.Tensor) -> tf.Tensor:
+            return tf.cast(backbone(pixels, training=False), tf.float32)
+
+        return run
+
     def _features(self, rows: np.ndarray, augment: pipeline.Augmentation | None, view: int) -> np.ndarray:
         """Backbone features float32 (n, width) of one view of some faces."""
         import tensorflow as tf
 
-        backbone = self.model.get_layer("backbone")
         load = pipeline.face_loader(self.dataset, rows, channels=self.channels, augment=augment)
         seed = tf.constant([self.config.seed, view], tf.int64)
-        run = tf.function(
-            lambda positions, number: backbone(load(positions, pipeline.fold_in(seed, number)), training=False),
-            input_signature=[tf.TensorSpec((None,), tf.int64), tf.TensorSpec((), tf.int64)],
-        )
         from tqdm import tqdm
 
         starts = range(0, len(rows), EVALUATION_BATCH)
         parts = []
         for start in tqdm(starts, desc=f"features of view {view}", unit="batch", leave=False, disable=None):
             positions = np.arange(start, min(start + EVALUATION_BATCH, len(rows)))
-            parts.append(np.asarray(run(positions, start), np.float32))
+            pixels = load(tf.constant(positions, tf.int64), pipeline.fold_in(seed, start))
+            parts.append(self.run_backbone(pixels).numpy())
         return np.concatenate(parts)
 
     # Between phases
