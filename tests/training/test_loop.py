@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from tiny_runs import MEASURED, ROOT, SIZE, TINY, continue_run, fit, history, start_only, write_bars
 
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import FerError, TrainingError
-from runs import MEASURED, ROOT, SIZE, TINY, continue_run, fit, history, start_only, write_bars
 from training.run_folder import RunFolder
 
 

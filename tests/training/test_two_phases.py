@@ -5,8 +5,7 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
-
-from runs import MEASURED, continue_run, fit, history, start_only, write_bars
+from tiny_runs import MEASURED, continue_run, fit, history, start_only, write_bars
 
 DENSE = {
     "arch": "densenet",
