@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from fer_keras.data import targets
-from fer_keras.data.dataset import SPLITS, FaceDataset
+from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError, DataError
 from training import scoring
-from training.cli import CommandParser, positive_int, run
+from training.cli import CommandParser, run
 from training.scoring import ScoredFaces, ScoredModel
 
 DRAWN = 40  # most faces that --draw shows
@@ -95,20 +95,17 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--model", required=True, help="an exported model (saved_models/NAME), or a run folder (its best weights)"
     )
-    parser.add_argument("--data", help="prepared data set; default, for a run: the one that it was trained on")
+    scoring.add_face_options(
+        parser, data="for a run, the one that it was trained on", split="only faces of this split; default: the whole data set"
+    )
     parser.add_argument(
         "--select",
         default="all",
         metavar="WHAT",
         help="all: every face; rand: a random one; 0.1: that part of each label; 46: the face at that row (default %(default)s)",
     )
-    parser.add_argument("--split", choices=SPLITS, help="only faces of this split; default: the whole data set")
-    parser.add_argument("--protocol", choices=targets.PROTOCOLS, help="how a face gets its true label; default: as in evaluate")
     parser.add_argument("--seed", type=int, default=0, help="seed of rand and of a fraction (default %(default)s)")
     parser.add_argument("--draw", metavar="PNG", help=f"draw the faces and what the model says (at most {DRAWN}) into this file")
-    parser.add_argument(
-        "--batch-size", type=positive_int, default=scoring.BATCH_SIZE, help="faces at a time (default %(default)s)"
-    )
     return parser
 
 

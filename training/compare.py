@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_keras.data import targets
-from fer_keras.data.dataset import SPLITS, FaceDataset
+from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError
 from fer_keras.files import write_json
 from training import scoring
-from training.cli import CommandParser, positive_int, run
+from training.cli import CommandParser, run
 from training.scoring import ScoredModel
 
 if TYPE_CHECKING:
@@ -174,13 +173,10 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "models", nargs="+", metavar="RUN", help="run folders (their best weights) or exported models, two or more"
     )
-    parser.add_argument("--data", help="prepared data set; default: the one that all the runs were trained on")
-    parser.add_argument("--split", choices=SPLITS, help="default: test, or validation where there is no test")
-    parser.add_argument("--protocol", choices=targets.PROTOCOLS, help="how a face gets its true label; default: as in evaluate")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
-    parser.add_argument(
-        "--batch-size", type=positive_int, default=scoring.BATCH_SIZE, help="faces at a time (default %(default)s)"
+    scoring.add_face_options(
+        parser, data="the one that all the runs were trained on", split="default: test, or validation where there is no test"
     )
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
     return parser
 
 

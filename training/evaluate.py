@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_keras.data import targets
-from fer_keras.data.dataset import SPLITS, FaceDataset
+from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.files import write_json, write_whole
 from training import scoring
-from training.cli import CommandParser, positive_int, run
+from training.cli import CommandParser, run
 from training.scoring import ScoredFaces, ScoredModel
 
 if TYPE_CHECKING:
@@ -345,20 +344,18 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--model", action="extend", nargs="+", default=[], metavar="DIR", help="exported models: saved_models/NAME"
     )
-    parser.add_argument("--data", help="prepared data set; default: the one that the run was trained on")
-    parser.add_argument("--split", choices=SPLITS, help="default: test, or validation where there is no test")
     protocols = "; ".join(f"{name}: {meaning}" for name, meaning in PROTOCOL_MEANING.items())
-    parser.add_argument(
-        "--protocol", choices=targets.PROTOCOLS, help=f"{protocols}. Default: majority where there are votes, else label"
+    scoring.add_face_options(
+        parser,
+        data="the one that the run was trained on",
+        split="default: test, or validation where there is no test",
+        protocol=f"{protocols}. Default: majority where there are votes, else label",
     )
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
     parser.add_argument(
         "--out", metavar="DIR", help="folder of the report; default: RUN/evaluation-SPLIT-PROTOCOL, or in reports/"
     )
     parser.add_argument("--no-figures", action="store_true", help="only metrics.json and CSV files, which takes seconds less")
-    parser.add_argument(
-        "--batch-size", type=positive_int, default=scoring.BATCH_SIZE, help="faces at a time (default %(default)s)"
-    )
     return parser
 
 

@@ -15,14 +15,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.data import targets
-from fer_keras.data.dataset import FaceDataset
+from fer_keras.data.dataset import SPLITS, FaceDataset
 from fer_keras.errors import ConfigError, DataError, ModelError
-from training.cli import import_tensorflow
+from training.cli import CommandParser, import_tensorflow, positive_int
 
 if TYPE_CHECKING:
     from training.run_folder import RunFolder
 
 BATCH_SIZE = 64
+
+
+def add_face_options(
+    parser: CommandParser, *, data: str, split: str, protocol: str = "how a face gets its true label; default: as in evaluate"
+) -> None:
+    """The options by which a command chooses faces: --data, --split, --protocol, --batch-size, with the help texts given."""
+    parser.add_argument("--data", help=f"prepared data set; default: {data}")
+    parser.add_argument("--split", choices=SPLITS, help=split)
+    parser.add_argument("--protocol", choices=targets.PROTOCOLS, help=protocol)
+    parser.add_argument("--batch-size", type=positive_int, default=BATCH_SIZE, help="faces at a time (default %(default)s)")
 
 
 @dataclass(frozen=True)
