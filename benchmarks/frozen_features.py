@@ -18,8 +18,8 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=2400)
     args = parser.parse_args()
 
+    from fer_keras.cli import import_tensorflow
     from fer_keras.data.prepare import PrepareSettings, prepare
-    from training.cli import import_tensorflow
     from training.config import TrainConfig
     from training.loop import fit_one
     from training.train import start_run

@@ -23,3 +23,24 @@ class Detection:
         """Area of the box in square pixels."""
         x1, y1, x2, y2 = self.box_xyxy_px
         return max(0.0, x2 - x1) * max(0.0, y2 - y1)
+
+
+@dataclass(frozen=True)
+class TrackedFace:
+    """One person's face in one frame of a stream, with what the model says of it.
+
+    track_id: stable from frame to frame, from 1. box_xyxy_px, score, landmarks_xy_px: as in Detection; the box is carried
+    between detections. probabilities: calibrated and smoothed over time, in the order of the model's labels, sum 1.
+    label: the name shown, which changes only where another is clearly ahead. confidence: probability of that label.
+    uncertain: the confidence is below the threshold. detected: whether the detector ran and found it in this very frame.
+    """
+
+    track_id: int
+    box_xyxy_px: tuple[float, float, float, float]
+    score: float
+    probabilities: tuple[float, ...]
+    label: str
+    confidence: float
+    uncertain: bool
+    detected: bool = True
+    landmarks_xy_px: tuple[tuple[float, float], ...] | None = None

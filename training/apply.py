@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_keras.cli import CommandParser, run
 from fer_keras.data import targets
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError, DataError
 from training import scoring
-from training.cli import CommandParser, run
 from training.scoring import ScoredFaces, ScoredModel
 
 DRAWN = 40  # most faces that --draw shows

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fer_keras.cli import CommandParser, run
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError
 from fer_keras.files import write_json
 from training import scoring
-from training.cli import CommandParser, run
 from training.scoring import ScoredModel
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from training.cli import CommandParser, positive_int, run
+from fer_keras.cli import CommandParser, positive_int, run
 
 _EXAMPLES = """
 examples:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fer_keras.cli import CommandParser, import_tensorflow, positive_int
 from fer_keras.data import targets
 from fer_keras.data.dataset import SPLITS, FaceDataset
 from fer_keras.errors import ConfigError, DataError, ModelError
-from training.cli import CommandParser, import_tensorflow, positive_int
 
 if TYPE_CHECKING:
     from training.run_folder import RunFolder

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fer_keras import cli
 from fer_keras.errors import ConfigError, DataError, FerError
-from training import cli, config
+from training import config
 
 if TYPE_CHECKING:
     from fer_keras.data.dataset import FaceDataset

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fer_keras.cli import CommandParser, positive_int, run
 from fer_keras.data.dataset import SPLITS, FaceDataset
 from fer_keras.errors import DataError
 from fer_keras.files import write_json, write_whole
-from training.cli import CommandParser, positive_int, run
 
 if TYPE_CHECKING:
     import pandas as pd

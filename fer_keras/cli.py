@@ -1,4 +1,4 @@
-"""What every command shares: one parser, one way to end.
+"""What every command of training and serving shares: one parser, one way to end.
 
 A command is `main(argv=None) -> int`: 0 when done, 2 with one line on stderr when something is wrong with the input.
 """

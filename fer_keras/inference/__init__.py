@@ -1,0 +1,1 @@
+"""What runs on a stream or on files: recognizer, runtimes, tracking, analyzer, ensembles."""

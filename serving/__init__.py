@@ -1,0 +1,1 @@
+"""Applications over exported models: the stream server, prediction on files, the desktop window."""
