@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
-def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
-    """Write a file whole or not at all: to a temporary file beside the target, which then takes its name.
+@contextlib.contextmanager
+def writing_whole(path: str | os.PathLike, *, text: bool = False) -> Iterator[IO[Any]]:
+    """Open a file that appears whole or not at all: a temporary one beside it, which takes its name when the block ends.
 
-    Text is written as UTF-8. Makes the folder where needed; returns the path.
+    text: UTF-8, line ends as written; else bytes. Makes the folder where needed. Leaving by an error leaves nothing.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("w", encoding="utf-8", newline="") if text else temporary.open("wb") as file:
+            yield file
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    return target
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
+    """Write a file whole or not at all. Text is written as UTF-8. Makes the folder where needed; returns the path."""
+    with writing_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -94,7 +94,7 @@ def evaluate(
         notes.append(
             f"{dataset.name} has no test faces: these are its {faces.split} faces, by which the best epoch may have been chosen"
         )
-    folder = Path(out) if out is not None else _default_folder(models, faces)
+    folder = Path(out) if out is not None else scoring.report_folder(models, faces, "evaluation")
     folder.mkdir(parents=True, exist_ok=True)
 
     judged = []
@@ -120,16 +120,6 @@ def evaluate(
     if figures:
         _write_report(folder, judged, faces, result)
     return result
-
-
-def _default_folder(models: Sequence[ScoredModel], faces: ScoredFaces) -> Path:
-    first = models[0]
-    own = first.run is not None and scoring.is_own(first.run, faces.dataset)
-    if own and all(model.path == first.path for model in models):
-        return first.path / f"evaluation-{faces.split}-{faces.protocol}"
-    names = list(dict.fromkeys(model.path.resolve().name for model in models))
-    name = "-and-".join(names) if len(names) < 4 else f"{names[0]}-and-{len(names) - 1}-more"
-    return Path("reports") / f"{name}-on-{faces.dataset.name}-{faces.split}-{faces.protocol}"
 
 
 def _temperature(

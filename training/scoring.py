@@ -20,9 +20,13 @@ from fer_keras.data.dataset import SPLITS, FaceDataset
 from fer_keras.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
+    import keras
+
     from training.run_folder import RunFolder
 
 BATCH_SIZE = 64
+#: In place of a split: every kept face.
+ALL = "all"
 
 
 def add_face_options(
@@ -30,7 +34,9 @@ def add_face_options(
 ) -> None:
     """The options by which a command chooses faces: --data, --split, --protocol, --batch-size, with the help texts given."""
     parser.add_argument("--data", help=f"prepared data set; default: {data}")
-    parser.add_argument("--split", choices=SPLITS, help=split)
+    parser.add_argument(
+        "--split", choices=(*SPLITS, ALL), help=f"{split}; all: every face, for data that the model has never seen"
+    )
     parser.add_argument("--protocol", choices=targets.PROTOCOLS, help=protocol)
     parser.add_argument("--batch-size", type=positive_int, default=BATCH_SIZE, help="faces at a time (default %(default)s)")
 
@@ -119,9 +125,14 @@ def finished_weights(run: RunFolder) -> list[str]:
 
 def _run_model(run: RunFolder, which: str, key: str) -> ScoredModel:
     import_tensorflow()
+    return keras_model(run.load_model(which), run, which, key)
+
+
+def keras_model(model: keras.Model, run: RunFolder, which: str, key: str) -> ScoredModel:
+    """A run's Keras model, ready to be scored; weights loaded into it later count."""
     import tensorflow as tf
 
-    model, spec = run.load_model(which), run.spec
+    spec = run.spec
     shape = (None, spec.image_size, spec.image_size, spec.channels)
 
     # One trace for every batch length: `model.predict` costs tens of milliseconds a call before it computes anything.
@@ -204,25 +215,34 @@ def choose_faces(
 ) -> ScoredFaces:
     """The labelled faces of a split.
 
-    split: None takes test, or validation where there is no test. Train and validation of a run's own data are the rows that
-    the run itself used. protocol: how a face gets its label; None takes the data set's usual one.
+    split: None takes test, or validation where there is no test; "all" takes every kept face. Train and validation of a run's
+    own data are the rows that the run itself used, and test those it was to be tested on, where it has such: a fold of a k-fold
+    run. Several folds are scored on the test faces of the data set, where they were trained on none of them.
+    protocol: how a face gets its label; None takes the data set's usual one.
     Raises DataError where there are none, ConfigError where the runs divided the data differently.
     """
     own = {model.run.path: model.run for model in models if model.run is not None and is_own(model.run, dataset)}
     there = list(dataset.splits())
-    parts = {name: [np.unique(run.rows(name)) for run in own.values()] for name in ("train", "validation")}
+    parts = {name: [np.unique(run.rows(name)) for run in own.values()] for name in SPLITS}
+    parts["test"] = [rows for rows in parts["test"] if len(rows)]  # only folds have their own
     there += [name for name, rows in parts.items() if name not in there and any(len(part) for part in rows)]
     if split is None:
         split = next((name for name in ("test", "validation") if name in there), "test")
-    if split not in there:
+    if split != ALL and split not in there:
         dataset.rows(split)  # says so where there is no such word
         has = ", ".join(there) or "no face at all"
         raise DataError(f"{dataset.path} has no {split} faces; it has {has}" + ("; name one with --split" if there else ""))
-    rows = dataset.rows(split)
+    rows = dataset.rows(None if split == ALL else split)
     if parts.get(split):
-        rows = parts[split][0]
-        if any(not np.array_equal(rows, other) for other in parts[split][1:]):
+        chosen = parts[split][0]
+        if all(np.array_equal(chosen, other) for other in parts[split][1:]):
+            rows = chosen
+        elif split != "test":
             raise ConfigError(f"the runs have different {split} rows; score them one at a time, or on --split test")
+        elif any(np.isin(rows, used).any() for used in (*parts["train"], *parts["validation"])):
+            raise ConfigError(
+                "the runs are folds that are tested on different rows, and trained on each other's; score them one at a time"
+            )
     protocol = protocol or targets.default_protocol(dataset)
     kept, truth = targets.select(dataset, rows, protocol)
     if not len(kept):
@@ -233,6 +253,18 @@ def choose_faces(
 def is_own(run: RunFolder, dataset: FaceDataset) -> bool:
     """Whether a data set is the one a run was trained on, wherever it lies now."""
     return run.provenance["dataset"]["fingerprint"] == dataset.fingerprint
+
+
+def report_folder(models: Sequence[ScoredModel], faces: ScoredFaces, kind: str) -> Path:
+    """Where a report goes unless told: RUN/KIND-SPLIT-PROTOCOL for models of one run on its own data, else in reports/."""
+    first, suffix = models[0], f"{faces.split}-{faces.protocol}"
+    own = first.run is not None and is_own(first.run, faces.dataset)
+    if own and all(model.path == first.path for model in models):
+        return first.path / f"{kind}-{suffix}"
+    names = list(dict.fromkeys(model.path.resolve().name for model in models))
+    name = "-and-".join(names) if len(names) < 4 else f"{names[0]}-and-{len(names) - 1}-more"
+    prefix = "" if kind == "evaluation" else f"{kind}-"
+    return Path("reports") / f"{prefix}{name}-on-{faces.dataset.name}-{suffix}"
 
 
 def label_positions(model: ScoredModel, faces: ScoredFaces) -> np.ndarray:

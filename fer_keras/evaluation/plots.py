@@ -18,12 +18,14 @@ from fer_keras.evaluation.calibration import apply_temperature, expected_calibra
 from fer_keras.files import write_whole
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: Colours that people with any colour vision can tell apart (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c7a00", "#555555", "#7a3db8", "#a0522d")
-_GRID = {"color": "#d9d9d9", "linewidth": 0.6}
+#: How grid lines look.
+GRID = {"color": "#d9d9d9", "linewidth": 0.6}
 
 
 def png_bytes(figure: Figure) -> bytes:
@@ -51,7 +53,7 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], ti
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     side = max(4.2, 0.62 * len(labels) + 1.4)
-    figure = _figure(2 * side, side + 0.3, title)
+    figure = new_figure(2 * side, side + 0.3, title)
     left, right = figure.subplots(1, 2)
     # Counts are coloured by their share of the largest cell: the classes of real data differ in size by a factor of 100.
     _heat(left, counts, counts / max(counts.max(), 1), labels, "{:d}", "counts")
@@ -59,12 +61,38 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], ti
     return figure
 
 
-def _heat(axes: Axes, values: np.ndarray, strength: np.ndarray, labels: Sequence[str], form: str, title: str) -> None:
+def plot_confusions(confusions: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[str], title: str = "") -> Figure:
+    """Several confusion matrices of the same labels on one page: counts, coloured by the share of the true label.
+
+    confusions: what each is called -> counts (k, k), rows true, columns predicted.
+    """
+    columns = min(5, len(confusions)) if len(confusions) != 6 else 3
+    lines = -(-len(confusions) // columns)
+    side = 0.34 * len(labels)
+    figure = new_figure((side + 0.35) * columns + 1.0, (side + 0.45) * lines + 1.2, title)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for axes, (name, confusion) in zip(grid.ravel(), confusions.items(), strict=False):
+        counts = np.asarray(confusion)
+        totals = counts.sum(axis=1, keepdims=True)
+        shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+        _heat(axes, counts, shares, labels, "{:d}", name, fontsize=6.5)
+        axes.set(xlabel="", ylabel="")
+        axes.tick_params(labelsize=8, labelbottom=True)
+    for axes in grid.ravel()[len(confusions) :]:
+        axes.set_axis_off()
+    figure.supxlabel("predicted", fontsize=10)
+    figure.supylabel("true", fontsize=10)
+    return figure
+
+
+def _heat(
+    axes: Axes, values: np.ndarray, strength: np.ndarray, labels: Sequence[str], form: str, title: str, fontsize: float = 8.5
+) -> None:
     axes.imshow(strength, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
         ink = "white" if strength[row, column] > 0.55 else ("#222222" if value else "#b5b5b5")
-        axes.text(column, row, form.format(value), ha="center", va="center", fontsize=8.5, color=ink)
+        axes.text(column, row, form.format(value), ha="center", va="center", fontsize=fontsize, color=ink)
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), labels)
     axes.set(xlabel="predicted", ylabel="true", title=title)
@@ -112,7 +140,7 @@ def plot_reliability(probabilities: np.ndarray, y_true: np.ndarray, temperature:
     versions = [("as the model says", probabilities)]
     if temperature is not None:
         versions.append((f"with temperature {temperature:.2f}", apply_temperature(probabilities, temperature)))
-    figure = _figure(4.6 * len(versions), 5.2, title)
+    figure = new_figure(4.6 * len(versions), 5.2, title)
     grid = figure.subplots(2, len(versions), squeeze=False, sharex=True, height_ratios=(4, 1))
     for column, (name, values) in enumerate(versions):
         curve = reliability_curve(values, y_true)
@@ -124,7 +152,7 @@ def plot_reliability(probabilities: np.ndarray, y_true: np.ndarray, temperature:
         upper.plot(curve.confidence[filled], curve.accuracy[filled], "o", color=COLOURS[3], markersize=4, label="mean confidence")
         upper.set(title=f"{name}: ECE {expected_calibration_error(values, y_true):.3f}", ylim=(0, 1.02), xlim=(0, 1))
         upper.set_axisbelow(True)
-        upper.grid(**_GRID)
+        upper.grid(**GRID)
         lower.bar(middles, curve.count, width * 0.92, color="#8a94a3")
         lower.set(xlabel="confidence")
         if column == 0:
@@ -141,7 +169,7 @@ def plot_per_class(per_class: Sequence[Mapping[str, Any]], title: str = "") -> F
 
     per_class: entries with label, precision, recall, f1 and support, as `classification_metrics` gives them.
     """
-    figure = _figure(max(6.0, 1.05 * len(per_class) + 1.5), 3.8, title)
+    figure = new_figure(max(6.0, 1.05 * len(per_class) + 1.5), 3.8, title)
     axes = figure.subplots()
     places = np.arange(len(per_class))
     for offset, (name, colour) in enumerate(zip(("precision", "recall", "f1"), COLOURS, strict=False)):
@@ -149,7 +177,7 @@ def plot_per_class(per_class: Sequence[Mapping[str, Any]], title: str = "") -> F
     axes.set_xticks(places, [f"{entry['label']}\n{entry['support']}" for entry in per_class])
     axes.set(ylim=(0, 1), xlim=(-0.6, len(per_class) - 0.4), xlabel="label, and how many faces have it")
     axes.set_axisbelow(True)
-    axes.grid(axis="y", **_GRID)
+    axes.grid(axis="y", **GRID)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return figure
@@ -161,6 +189,40 @@ def plot_history(history_csv: str | os.PathLike, metric: str | None = None, titl
     history_csv: columns epoch, phase, loss, accuracy, val_loss, val_accuracy. metric: "loss" or "accuracy" alone; None draws
     both. Raises DataError where the file holds no epoch.
     """
+    history = _read_history(history_csv)
+    names = (metric,) if metric else ("loss", "accuracy")
+    figure = new_figure(1 + 4.6 * len(names), 3.8, title)
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        _draw_history(axes, history, name)
+        axes.set(xlabel="epoch", ylabel=name, title=name)
+        axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def plot_histories(history_csvs: Mapping[str, str | os.PathLike], metric: str = "loss", title: str = "") -> Figure:
+    """The loss or accuracy of several trainings by epoch, one small plot each, all on the same scale.
+
+    history_csvs: what each plot is called -> its history. Raises DataError where one holds no epoch, or there is none.
+    """
+    if not history_csvs:
+        raise DataError("there is no training history to draw")
+    columns = min(5, len(history_csvs)) if len(history_csvs) != 6 else 3
+    lines = -(-len(history_csvs) // columns)
+    figure = new_figure(2.9 * columns + 0.6, 2.5 * lines + 0.8, title)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes, (name, path) in zip(grid, history_csvs.items(), strict=False):
+        _draw_history(axes, _read_history(path), metric)
+        axes.set_title(name, fontsize=10)
+    for axes in grid[len(history_csvs) :]:
+        axes.set_axis_off()
+    figure.supxlabel("epoch", fontsize=10)
+    figure.supylabel(metric, fontsize=10)
+    handles, texts = grid[0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    return figure
+
+
+def _read_history(history_csv: str | os.PathLike) -> pd.DataFrame:
     import pandas as pd
 
     history = pd.read_csv(history_csv)
@@ -172,24 +234,23 @@ def plot_history(history_csv: str | os.PathLike, metric: str | None = None, titl
     epochs = history["epoch"].to_numpy(float)
     if (np.diff(epochs) <= 0).any():  # phases that each count from their own start
         epochs = np.arange(1, len(history) + 1, dtype=float)
-    names = (metric,) if metric else ("loss", "accuracy")
-    figure = _figure(1 + 4.6 * len(names), 3.8, title)
+    return history.assign(epoch=epochs)
+
+
+def _draw_history(axes: Axes, history: pd.DataFrame, name: str) -> None:
+    epochs = history["epoch"].to_numpy(float)
     marker = "o" if len(history) < 40 else None
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for column, text, colour in ((name, "training", COLOURS[0]), (f"val_{name}", "validation", COLOURS[3])):
-            axes.plot(epochs, history[column], color=colour, marker=marker, markersize=3, linewidth=1.5, label=text)
-        _mark_phases(axes, epochs, history["phase"].astype(str).to_numpy())
-        if history["val_loss"].notna().any():
-            best = int(history["val_loss"].argmin())
-            ring = {"markersize": 10, "markerfacecolor": "none", "color": COLOURS[3], "linestyle": "none"}
-            axes.plot(epochs[best], history[f"val_{name}"][best], marker="o", label="lowest validation loss", **ring)
-        axes.set(xlabel="epoch", ylabel=name, title=name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_axisbelow(True)
-        axes.grid(**_GRID)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8, frameon=False)
-    return figure
+    for column, text, colour in ((name, "training", COLOURS[0]), (f"val_{name}", "validation", COLOURS[3])):
+        axes.plot(epochs, history[column], color=colour, marker=marker, markersize=3, linewidth=1.5, label=text)
+    _mark_phases(axes, epochs, history["phase"].astype(str).to_numpy())
+    if history["val_loss"].notna().any():
+        best = int(history["val_loss"].argmin())
+        ring = {"markersize": 10, "markerfacecolor": "none", "color": COLOURS[3], "linestyle": "none"}
+        axes.plot(epochs[best], history[f"val_{name}"][best], marker="o", label="lowest validation loss", **ring)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_axisbelow(True)
+    axes.grid(**GRID)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _mark_phases(axes: Axes, epochs: np.ndarray, phases: np.ndarray) -> None:
@@ -250,7 +311,7 @@ def plot_mistakes(
 
 def plot_probabilities(face: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], title: str = "") -> Figure:
     """One face beside the probability of each label. face: uint8 (h, w, c); probabilities: float (k,)."""
-    figure = _figure(7, max(2.8, 0.32 * len(labels) + 0.6), title)
+    figure = new_figure(7, max(2.8, 0.32 * len(labels) + 0.6), title)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.7))
     _show(left, face)
     colours = [COLOURS[0] if index == int(np.argmax(probabilities)) else "#a9b8c9" for index in range(len(labels))]
@@ -275,7 +336,8 @@ def _ranked(y_true: np.ndarray, labels: Sequence[str]) -> list[tuple[int, str, n
     return [entry for entry in masks if 0 < entry[2].sum() < len(y_true)]
 
 
-def _figure(width: float, height: float, title: str) -> Figure:
+def new_figure(width: float, height: float, title: str = "") -> Figure:
+    """An empty figure of so many inches, laid out so that nothing overlaps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -285,11 +347,11 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 
 def _square(title: str) -> tuple[Figure, Axes]:
-    figure = _figure(6.6, 4.6, title)
+    figure = new_figure(6.6, 4.6, title)
     axes = figure.subplots()
     axes.set_aspect("equal")
     axes.set_axisbelow(True)
-    axes.grid(**_GRID)
+    axes.grid(**GRID)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 

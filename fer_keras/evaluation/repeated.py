@@ -1,0 +1,178 @@
+"""Trainings that were repeated with several seeds and judged on the same faces: figures by group, differences, and noise.
+
+Two things vary by chance: which faces are in the test set, and what a training happens to find. Intervals here hold both. Each
+repeat of the bootstrap draws faces (or whole identities) anew within each group, and seeds anew; what is compared is compared
+on the same draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fer_keras.errors import DataError
+from fer_keras.evaluation import fairness, resampling
+
+NOISE = "noise: no difference shown"
+#: Why intervals of few seeds are to be read with care.
+SEEDS_NOTE = (
+    "Intervals hold the chance of the test faces and of the training seeds: a bootstrap over both, the variance between seeds "
+    "enlarged by seeds / (seeds - 1). With three seeds that variance is itself known only roughly."
+)
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Accuracies of variants that were each trained with several seeds.
+
+    groups: names (g,). counts: int (g,) faces. compared: bool (g,), whether a group has enough faces for the gap.
+    by_seed: float (v, s, g). draws: float (repeats, v, g), means over seeds in each repeat of the bootstrap.
+    units: what was drawn, "faces" or "identities".
+    """
+
+    groups: tuple[str, ...]
+    counts: np.ndarray
+    compared: np.ndarray
+    by_seed: np.ndarray
+    draws: np.ndarray
+    units: str
+
+    @property
+    def means(self) -> np.ndarray:
+        """Accuracy by group, over seeds: float (v, g)."""
+        return self.by_seed.mean(axis=1)
+
+    def overall(self, values: np.ndarray) -> np.ndarray:
+        """Accuracy over all faces of values by group: float (..., g) -> float (...)."""
+        return values @ (self.counts / self.counts.sum())
+
+    def gap(self, values: np.ndarray) -> np.ndarray:
+        """Highest minus lowest accuracy of the compared groups: float (..., g) -> float (...)."""
+        return np.ptp(values[..., self.compared], axis=-1)
+
+    def worst(self, values: np.ndarray) -> np.ndarray:
+        """Lowest accuracy of the compared groups: float (..., g) -> float (...)."""
+        return values[..., self.compared].min(axis=-1)
+
+    def describe(self, variant: int) -> dict[str, Any]:
+        """Figures of one variant: accuracy, gap, worst, and groups {name: figures}; each {mean, low, high, by_seed, std}.
+
+        std is the spread of single seeds, None for one seed. The gap is that of the mean accuracies, and so a little smaller
+        than the mean of the gaps of single seeds, which chance enlarges; its interval holds for all pairs of groups at once.
+        """
+        means, draws, by_seed = self.means[variant], self.draws[:, variant], self.by_seed[variant]
+        names = np.array(self.groups)
+        found = fairness.gap_of(means[self.compared], draws[:, self.compared], names[self.compared])
+        of_gap = self.gap(by_seed)
+        return {
+            "accuracy": _figure(self.overall(means), self.overall(draws), self.overall(by_seed)),
+            "gap": {
+                "mean": found["gap"],
+                "low": found["low"],
+                "high": found["high"],
+                "by_seed": of_gap.tolist(),
+                "std": _spread(of_gap),
+                "worst_group": found["worst"],
+                "best_group": found["best"],
+                "ratio": found["ratio"],
+            },
+            "worst": _figure(self.worst(means), self.worst(draws), self.worst(by_seed)),
+            "groups": {
+                name: {"n": int(self.counts[index]), **_figure(means[index], draws[:, index], by_seed[:, index])}
+                for index, name in enumerate(self.groups)
+            },
+        }
+
+    def differences(self, base: int, variants: Sequence[int], figures: Sequence[str]) -> list[list[dict[str, Any]]]:
+        """Paired differences from the variant `base`: for each variant a list with an entry for each figure.
+
+        figures: "accuracy", "gap", "worst", or the name of a group. Entries: figure, difference, low, high (95%), p (two-sided,
+        bootstrap), p_holm (corrected for all differences returned), shown (p_holm < 0.05), verdict.
+        """
+        table = []
+        for variant in variants:
+            line = []
+            for figure in figures:
+                observed, drawn = (self._of(figure, values) for values in (self.means, self.draws))
+                apart = drawn[..., variant] - drawn[..., base]
+                low, high = np.quantile(apart, (0.025, 0.975))
+                p = min(1.0, 2 * (1 + min((apart <= 0).sum(), (apart >= 0).sum())) / (len(apart) + 1))
+                difference = float(observed[variant] - observed[base])
+                line.append({"figure": figure, "difference": difference, "low": float(low), "high": float(high), "p": float(p)})
+            table.append(line)
+        entries = [entry for line in table for entry in line]
+        for entry, p_holm in zip(entries, resampling.holm(np.array([entry["p"] for entry in entries])), strict=True):
+            entry["p_holm"], entry["shown"] = float(p_holm), bool(p_holm < fairness.ALPHA)
+            direction = "higher" if entry["difference"] > 0 else "lower"
+            entry["verdict"] = f"{entry['figure']} is {direction}" if entry["shown"] else NOISE
+        return table
+
+    def _of(self, figure: str, values: np.ndarray) -> np.ndarray:
+        if figure in ("accuracy", "gap", "worst"):
+            return {"accuracy": self.overall, "gap": self.gap, "worst": self.worst}[figure](values)
+        return values[..., self.groups.index(figure)]
+
+
+def judge_repeated(
+    correct: np.ndarray,
+    groups: np.ndarray,
+    *,
+    clusters: np.ndarray | None = None,
+    min_n: int = fairness.MIN_N,
+    repeats: int = 2000,
+    seed: int = 0,
+) -> Repeated:
+    """Judge trainings on the same faces.
+
+    correct: bool (v, s, n): variant, seed, face. groups: str (n,), every one known. clusters: str (n,), identities, drawn whole
+    where known. min_n: groups with fewer faces are shown, but are no part of the gap.
+    Raises DataError where fewer than two groups have `min_n` faces.
+    """
+    names, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    counts = np.bincount(group, minlength=len(names))
+    compared = counts >= min_n
+    if compared.sum() < 2:
+        has = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True)) or "none"
+        raise DataError(f"a gap needs two groups of {min_n} test faces or more, got {has}; add test faces, or lower --min-n")
+    variants, seeds, n = correct.shape
+    units = resampling.make_units(group, clusters=clusters)
+    values = units.sums(np.concatenate([np.ones((1, n)), correct.reshape(-1, n)]).T)
+    observed = fairness.by_group(values, units)
+    rng = np.random.default_rng(seed)
+    sums = resampling.bootstrap_sums(values, units, repeats, rng)
+
+    def shares(table: np.ndarray) -> np.ndarray:
+        hits = (table[..., 1:] / table[..., :1]).reshape(*table.shape[:-1], variants, seeds)
+        return np.moveaxis(hits, -3, -1)  # (..., g, v, s) -> (..., v, s, g)
+
+    by_seed, drawn = shares(observed), shares(sums)
+    middle = drawn.mean(axis=2)
+    draws = middle
+    if seeds > 1:
+        times = rng.multinomial(seeds, np.full(seeds, 1 / seeds), repeats) / seeds
+        moved = np.einsum("rvsg,rs->rvg", drawn, times) - middle
+        # Drawn from themselves, s seeds vary by (s - 1) / s of what they should.
+        draws = middle + moved * np.sqrt(seeds / (seeds - 1))
+    trials = np.bincount(units.group).astype(float)
+    means = by_seed.mean(axis=1)
+    for variant in range(variants):  # a group that was always named right or always wrong would have no interval
+        draws[:, variant] = resampling.share_draws(draws[:, variant], means[variant] * trials, trials, rng)
+    return Repeated(tuple(str(name) for name in names), counts, compared, by_seed, draws, units.name)
+
+
+def _figure(mean: float, draws: np.ndarray, by_seed: np.ndarray) -> dict[str, Any]:
+    low, high = resampling.interval(np.float64(mean), draws)
+    return {
+        "mean": float(mean),
+        "low": float(low),
+        "high": float(high),
+        "by_seed": by_seed.tolist(),
+        "std": _spread(by_seed),
+    }
+
+
+def _spread(by_seed: np.ndarray) -> float | None:
+    return float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None

@@ -1,0 +1,226 @@
+"""Chance, by group: bootstrap intervals and permutation tests over faces or whole identities, all repeats at once.
+
+Every figure of a classifier is a function of sums (how often was label i called label j). So a repeat is not a new table of
+faces but a vector of weights, and a thousand repeats are one product of matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Weights held at a time; bounds the memory at some 100 MB.
+_CELLS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is drawn or exchanged whole: the faces of one identity in one group, or single faces where identities are unknown.
+
+    of_row: int64 (n,), the unit of each face. group: int64 (u,), the group of each unit, 0..groups-1. stratum: int64 (u,):
+    a permutation exchanges the groups of units of one stratum only. identities: whether any unit has more than one face.
+    """
+
+    of_row: np.ndarray
+    group: np.ndarray
+    stratum: np.ndarray
+    groups: int
+    identities: bool
+
+    @property
+    def name(self) -> str:
+        """What is drawn: "identities" or "faces"."""
+        return "identities" if self.identities else "faces"
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Values of faces added up for each unit: float (n, m) -> float32 (u, m)."""
+        if not self.identities:
+            return values.astype(np.float32)[np.argsort(self.of_row)]
+        order = np.argsort(self.of_row, kind="stable")
+        starts = np.searchsorted(self.of_row[order], np.arange(len(self.group)))
+        return np.add.reduceat(values[order], starts, axis=0).astype(np.float32)
+
+
+def make_units(group: np.ndarray, truth: np.ndarray | None = None, clusters: np.ndarray | None = None) -> Units:
+    """Units of faces: int (n,) groups 0..g-1, all of them used; int (n,) true labels; str (n,) identities, "" or "unknown"
+    where not known.
+
+    Strata are the true labels, so that groups of a different mix of labels do not differ by that alone. An identity has
+    several: its stratum is its commonest label and its number of faces (1, 2-3, 4-7, ...). An identity whose faces are in
+    several groups counts as one unit in each, which makes intervals wider, not narrower.
+    """
+    count = len(group)
+    truth = np.zeros(count, np.int64) if truth is None else np.unique(truth, return_inverse=True)[1]
+    person = np.arange(count)
+    if clusters is not None:
+        names = np.asarray(clusters).astype(str)
+        known = (names != "") & (names != "unknown")
+        person = np.where(known, np.unique(names, return_inverse=True)[1] + count, person)
+    pairs, first, unit = np.unique(person * (int(group.max()) + 1) + group, return_index=True, return_inverse=True)
+    of_label = np.zeros((len(pairs), int(truth.max()) + 1), np.int64)
+    np.add.at(of_label, (unit, truth), 1)
+    size = np.floor(np.log2(of_label.sum(axis=1))).astype(np.int64)
+    stratum = np.unique(size * of_label.shape[1] + of_label.argmax(axis=1), return_inverse=True)[1]
+    return Units(unit, group[first], stratum, int(group.max()) + 1, len(pairs) < count)
+
+
+def bootstrap_sums(values: np.ndarray, units: Units, repeats: int, rng: np.random.Generator) -> np.ndarray:
+    """Sums of a stratified bootstrap: each group is drawn anew from its own units, with as many as it has.
+
+    values: float32 (u, m). Returns float64 (repeats, groups, m).
+    """
+    sums = np.empty((repeats, units.groups, values.shape[1]))
+    for group in range(units.groups):
+        mine = values[units.group == group]
+        count = len(mine)
+        step = max(1, _CELLS // count)
+        for start in range(0, repeats, step):
+            some = min(step, repeats - start)
+            picks = rng.integers(0, count, (some, count)) + np.arange(some)[:, None] * count
+            weights = np.bincount(picks.ravel(), minlength=some * count).reshape(some, count)
+            sums[start : start + some, group] = weights.astype(np.float32) @ mine
+    return sums
+
+
+def permutation_sums(values: np.ndarray, units: Units, permutations: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Sums after the groups of units were exchanged at random within each stratum, some permutations at a time.
+
+    values: float32 (u, m). Yields float64 (some, groups, m), `permutations` in all.
+    """
+    total = values.sum(axis=0, dtype=np.float64)
+    strata = [np.flatnonzero(units.stratum == each) for each in range(int(units.stratum.max()) + 1)]
+    strata = [members for members in strata if len(np.unique(units.group[members])) > 1]
+    step = max(1, _CELLS // max(len(values), units.groups * values.shape[1]))
+    for start in range(0, permutations, step):
+        some = min(step, permutations - start)
+        given = np.tile(units.group.astype(np.int16), (some, 1))
+        for members in strata:
+            given[:, members] = rng.permuted(given[:, members], axis=1)
+        sums = np.empty((some, units.groups, values.shape[1]))
+        for group in range(units.groups - 1):
+            sums[:, group] = (given == group).astype(np.float32) @ values
+        sums[:, -1] = total - sums[:, :-1].sum(axis=1)
+        yield sums
+
+
+def adjusted_means(count: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Mean outcome of each group as it would be with the same mix of labels.
+
+    count, total: float (..., g, k): faces of each group and label, and the sum of their outcome. Returns float (..., g).
+
+    Least squares with an effect for each label and each group; the weighted mean of the groups is that of all faces. For two
+    groups the difference is the Mantel-Haenszel risk difference (Greenland and Robins 1985): labels count by what they can
+    tell, so a label that one group lacks says nothing.
+    """
+    of_label = count.sum(axis=-2, keepdims=True)
+    share = np.divide(count, of_label, out=np.zeros_like(count, dtype=float), where=of_label > 0)
+    size = count.sum(axis=-1)
+    right = (total - share * total.sum(axis=-2, keepdims=True)).sum(axis=-1)
+    left = _laplacian(count, share, size)
+    # Effects are known up to a constant; the added ones choose the constant, the ridge the rest where groups share no label.
+    scale = size.sum(axis=-1)[..., None, None] / size.shape[-1]
+    left = left + scale * (1 + 1e-9 * np.eye(size.shape[-1]))
+    effect = np.linalg.solve(left, right[..., None])[..., 0]
+    every = size.sum(axis=-1, keepdims=True)
+    overall = total.sum(axis=(-2, -1))[..., None] / every
+    return overall + effect - (size * effect).sum(axis=-1, keepdims=True) / every
+
+
+def pair_scale(count: np.ndarray) -> np.ndarray | None:
+    """How uncertain the difference of each two adjusted means is, up to one factor: float (g, g); None where not comparable.
+
+    count: float (g, k). Groups can't be compared where no chain of common labels links them.
+    """
+    size = count.sum(axis=-1)
+    of_label = np.maximum(count.sum(axis=0, keepdims=True), 1)
+    left = _laplacian(count, count / of_label, size)
+    if len(count) < 2 or np.linalg.matrix_rank(left, tol=1e-9 * size.max()) < len(count) - 1:
+        return None
+    inverse = np.linalg.pinv(left, hermitian=True)
+    spread = np.diag(inverse)
+    return np.sqrt(np.maximum(spread[:, None] + spread[None, :] - 2 * inverse, 1e-12))
+
+
+def _laplacian(count: np.ndarray, share: np.ndarray, size: np.ndarray) -> np.ndarray:
+    return size[..., None] * np.eye(size.shape[-1]) - count @ np.swapaxes(share, -1, -2)
+
+
+def largest_difference(means: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The largest |difference| of two groups in units of its uncertainty: float (..., g), (g, g) -> float (...)."""
+    first, second = np.triu_indices(len(scale), 1)
+    return (np.abs(means[..., first] - means[..., second]) / scale[first, second]).max(axis=-1)
+
+
+def gap_interval(estimate: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Half widths of 95% intervals that hold for all differences of two groups at once: float (g, g).
+
+    estimate: float (g,). draws: float (repeats, g), the bootstrap of it. The interval of a gap is gap +- half width.
+
+    The largest of many gaps is picked because it is large; intervals of single gaps would flatter it. So the deviations of all
+    pairs, each in units of its own standard deviation, are taken together, and the 95% point of their maximum widens every
+    interval (max-t bootstrap; Westfall and Young 1993, Romano and Wolf 2005). With two groups that is the usual interval.
+    """
+    count = len(estimate)
+    first, second = np.triu_indices(count, 1)
+    apart = draws[:, first] - draws[:, second]
+    # A rare label can be missing from a repeat; and the calibration error of a resample is biased, so the centre is the mean.
+    apart = apart[np.isfinite(apart).all(axis=1)]
+    half = np.full((count, count), np.nan)
+    if len(apart) < 2:
+        return half
+    apart = apart - apart.mean(axis=0)
+    deviation = apart.std(axis=0, ddof=1)
+    moving = np.where(deviation > 0, deviation, 1)
+    widest = np.quantile((np.abs(apart) / moving).max(axis=1), 0.95)
+    half[first, second] = half[second, first] = widest * deviation
+    return half
+
+
+def share_draws(draws: np.ndarray, hits: np.ndarray, trials: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Bootstrap draws of shares, with those replaced that can't vary because all or none of the faces were hits.
+
+    draws: float (repeats, g). hits, trials: float (g,), trials in units that are drawn. What stands in for a frozen share is
+    drawn from Jeffreys' Beta(hits + 1/2, misses + 1/2) (Brown, Cai and DasGupta 2001).
+    """
+    draws = draws.copy()
+    for group in np.flatnonzero((trials > 0) & ((hits == 0) | (hits == trials))):
+        draws[:, group] = rng.beta(hits[group] + 0.5, trials[group] - hits[group] + 0.5, len(draws))
+    return draws
+
+
+def interval(estimate: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95% percentile interval of shares: float (...), (repeats, ...) -> low, high float (...), within 0..1.
+
+    Deviations are counted from the mean of the draws, since the calibration error of a resample is biased upward. An estimate
+    of 0 or 1 is the end of its interval. NaN stays NaN.
+    """
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a figure that exists in no repeat
+        low, high = np.nanquantile(draws, (0.025, 0.975), axis=0)
+        centre = np.nanmean(draws, axis=0)
+    shift = np.where((estimate == 0) | (estimate == 1), 0, estimate - centre)
+    low = np.clip(np.where(estimate == 0, 0, low + shift), 0, 1)
+    high = np.clip(np.where(estimate == 1, 1, high + shift), 0, 1)
+    return np.where(np.isnan(estimate), np.nan, low), np.where(np.isnan(estimate), np.nan, high)
+
+
+def permutation_p(observed: float, drawn: np.ndarray) -> float:
+    """p value of a permutation test: the share of statistics at least as large, the observed one counted among them."""
+    return float((1 + (drawn >= observed - 1e-9).sum()) / (len(drawn) + 1))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Holm's step-down correction (1979): with chance alone at work, 5% of reports have a corrected p below 0.05.
+
+    float (m,) -> float (m,), in the same order.
+    """
+    count = len(p_values)
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.maximum.accumulate(np.asarray(p_values, float)[order] * (count - np.arange(count)))
+    corrected = np.empty(count)
+    corrected[order] = np.minimum(stepped, 1)
+    return corrected

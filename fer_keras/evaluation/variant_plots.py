@@ -1,0 +1,65 @@
+"""Figures of mitigation and robustness reports. Each function returns a matplotlib Figure; `plots.save_png` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from fer_keras.evaluation.plots import COLOURS, GRID, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_accuracy_against_gap(variants: Mapping[str, Mapping[str, Any]], title: str = "") -> Figure:
+    """Accuracy against the gap between groups, with 95% intervals; single seeds as small marks.
+
+    variants: {name: figures} as `Repeated.describe` gives them; the first is "before" and drawn as a square.
+    """
+    figure = new_figure(7.6, 4.8, title)
+    axes = figure.subplots()
+    for number, (name, found) in enumerate(variants.items()):
+        colour, mark = COLOURS[number % len(COLOURS)], "s" if number == 0 else "o"
+        gap, accuracy = found["gap"], found["accuracy"]
+        axes.plot(gap["by_seed"], accuracy["by_seed"], ".", color=colour, alpha=0.45, markersize=6)
+        axes.plot([gap["low"], gap["high"]], [accuracy["mean"]] * 2, color=colour, linewidth=1.2, alpha=0.7)
+        axes.plot([gap["mean"]] * 2, [accuracy["low"], accuracy["high"]], color=colour, linewidth=1.2, alpha=0.7)
+        axes.plot(gap["mean"], accuracy["mean"], mark, color=colour, markersize=8, label=name)
+    axes.axvline(0, color="#999999", linewidth=1, linestyle="--")
+    axes.set(xlabel="gap: highest minus lowest accuracy of a group", ylabel="accuracy over all groups")
+    _tidy(axes)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def plot_levels(
+    levels: Sequence[float], groups: Mapping[str, Sequence[Mapping[str, Any]]], removed: str, title: str = ""
+) -> Figure:
+    """Accuracy of each group against the share of `removed` that was taken from the training faces, with 95% intervals.
+
+    groups: {name: one {mean, low, high, by_seed} a level}.
+    """
+    figure = new_figure(7.2, 4.6, title)
+    axes = figure.subplots()
+    step = min((after - before for before, after in pairwise(levels)), default=0.1)
+    for number, (name, found) in enumerate(groups.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        # Side by side, so that intervals of groups do not hide each other.
+        places = [level + (number - (len(groups) - 1) / 2) * 0.06 * step for level in levels]
+        axes.plot(places, [each["mean"] for each in found], "o-", color=colour, linewidth=1.6, markersize=6, label=name)
+        for place, each in zip(places, found, strict=True):
+            axes.plot([place, place], [each["low"], each["high"]], color=colour, linewidth=1.4)
+            axes.plot([place] * len(each["by_seed"]), each["by_seed"], "_", color=colour, alpha=0.6, markersize=7)
+    axes.set_xticks(levels, [f"{level:.0%}" for level in levels])
+    axes.set(xlabel=f"share of {removed} removed from the training faces, others in their place", ylabel="test accuracy")
+    _tidy(axes)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    axes.grid(**GRID)
+    axes.spines[["top", "right"]].set_visible(False)

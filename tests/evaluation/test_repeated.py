@@ -1,0 +1,103 @@
+"""Trainings repeated with several seeds: figures by hand, intervals against theory, and noise that stays noise."""
+
+import numpy as np
+import pytest
+
+from fer_keras.errors import DataError
+from fer_keras.evaluation.fairness import bootstrap_gap
+from fer_keras.evaluation.repeated import NOISE, judge_repeated
+
+
+def answers(rates, seeds, n, rng):
+    """(correct bool (v, s, 2n), groups): rates[v] = (accuracy of a, of b); every training has chance of its own."""
+    groups = np.repeat(["a", "b"], n)
+    drawn = rng.uniform(size=(len(rates), seeds, 2 * n))
+    return drawn < np.repeat(np.array(rates), n, axis=1).reshape(len(rates), 1, 2 * n), groups
+
+
+def test_figures_are_those_worked_out_by_hand():
+    groups = np.array(["b", "a", "a", "b", "a", "a", "c"])
+    correct = np.array([[[1, 1, 1, 0, 0, 1, 1], [0, 1, 1, 0, 1, 1, 0]]], bool)
+    found = judge_repeated(correct, groups, min_n=2, repeats=200)
+    assert found.groups == ("a", "b", "c")
+    assert found.compared.tolist() == [True, True, False]
+    assert found.means.tolist() == [[7 / 8, 1 / 4, 1 / 2]]
+    figures = found.describe(0)
+    assert figures["accuracy"]["mean"] == pytest.approx(9 / 14)
+    assert figures["accuracy"]["by_seed"] == pytest.approx([5 / 7, 4 / 7])
+    assert figures["accuracy"]["std"] == pytest.approx(np.std([5 / 7, 4 / 7], ddof=1))
+    assert figures["gap"]["mean"] == pytest.approx(7 / 8 - 1 / 4)
+    assert figures["gap"]["by_seed"] == pytest.approx([3 / 4 - 1 / 2, 1.0])
+    assert (figures["gap"]["worst_group"], figures["gap"]["best_group"]) == ("b", "a")
+    assert figures["worst"]["mean"] == pytest.approx(1 / 4)
+    assert {name: group["n"] for name, group in figures["groups"].items()} == {"a": 4, "b": 2, "c": 1}
+
+
+def test_one_training_has_the_interval_of_theory_and_the_gap_of_the_bias_report():
+    correct, groups = answers([(0.8, 0.6)], 1, 400, np.random.default_rng(0))
+    figures = judge_repeated(correct, groups, repeats=4000).describe(0)
+    rate = correct[0, 0, :400].mean()
+    error = np.sqrt(rate * (1 - rate) / 400)
+    a = figures["groups"]["a"]
+    assert (a["high"] - a["low"]) / 2 == pytest.approx(1.96 * error, rel=0.1)
+    assert a["std"] is None
+    other = bootstrap_gap(correct[0, 0], groups, repeats=4000, seed=1)
+    assert figures["gap"]["mean"] == pytest.approx(other["gap"])
+    assert (figures["gap"]["low"], figures["gap"]["high"]) == pytest.approx((other["low"], other["high"]), abs=0.01)
+
+
+def test_the_chance_of_seeds_widens_the_interval_to_that_of_theory():
+    """Faces that all are right or all wrong in a training: what varies is the training alone, s / sqrt(seeds)."""
+    rng = np.random.default_rng(2)
+    rates = rng.uniform(0.4, 0.9, 12)
+    correct = np.arange(1000)[None, :] < (rates * 1000)[:, None]
+    correct = np.stack([np.concatenate([line, line]) for line in correct])[None]
+    groups = np.repeat(["a", "b"], 1000)
+    found = judge_repeated(correct, groups, repeats=4000).describe(0)["accuracy"]
+    of_faces = (correct[0].mean(axis=0).std() ** 2 / 2000) ** 0.5
+    of_seeds = found["std"] / np.sqrt(12)
+    assert of_seeds > 3 * of_faces
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 * np.hypot(of_faces, of_seeds), rel=0.12)
+
+
+def test_a_difference_is_found_and_paired_differences_are_narrower_than_their_parts():
+    rng = np.random.default_rng(3)
+    hard = rng.uniform(size=600)  # the same faces are hard for all
+    groups = np.repeat(["a", "b"], 300)
+    before = hard < np.where(groups == "a", 0.85, 0.55) + rng.normal(0, 0.01, (3, 1))
+    after = hard < np.where(groups == "a", 0.80, 0.72) + rng.normal(0, 0.01, (3, 1))
+    found = judge_repeated(np.stack([before, after]), groups)
+    (line,) = found.differences(0, [1], ["gap", "worst", "b", "accuracy"])
+    entries = {entry["figure"]: entry for entry in line}
+    assert entries["gap"]["verdict"] == "gap is lower"
+    assert entries["worst"]["verdict"] == "worst is higher"
+    assert entries["gap"]["difference"] == pytest.approx(found.gap(found.means)[1] - found.gap(found.means)[0])
+    assert entries["b"]["low"] < entries["b"]["difference"] < entries["b"]["high"]
+    b = found.describe(0)["groups"]["b"]
+    assert entries["b"]["high"] - entries["b"]["low"] < b["high"] - b["low"]
+    assert all(entry["p_holm"] >= entry["p"] for entry in line)
+
+
+def test_trainings_that_do_not_differ_are_called_noise():
+    """Three variants of one accuracy each: nothing is shown in at least 19 of 20 draws."""
+    quiet = 0
+    for seed in range(20):
+        correct, groups = answers([(0.7, 0.7)] * 3, 3, 200, np.random.default_rng(seed))
+        lines = judge_repeated(correct, groups, repeats=1000, seed=seed).differences(0, [1, 2], ["accuracy", "gap"])
+        quiet += all(entry["verdict"] == NOISE for line in lines for entry in line)
+    assert quiet >= 19
+
+
+def test_a_group_that_is_always_named_right_has_an_interval_all_the_same():
+    """Three in a hundred is about what none in a hundred leaves open (the rule of three)."""
+    correct = np.ones((1, 2, 200), bool)
+    correct[:, :, :60] = False
+    figures = judge_repeated(correct, np.repeat(["a", "b"], 100)).describe(0)["groups"]
+    assert (figures["b"]["mean"], figures["b"]["high"]) == (1, 1)
+    assert 0.95 < figures["b"]["low"] < 0.99
+
+
+def test_one_group_or_groups_too_small_are_refused():
+    correct = np.ones((1, 1, 40), bool)
+    with pytest.raises(DataError, match="two groups of 30 test faces or more, got a 35, b 5; add test faces, or lower --min-n"):
+        judge_repeated(correct, np.array(["a"] * 35 + ["b"] * 5))
