@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fer_keras.errors import ConfigError
 from fer_keras.models import layers as ours
-from fer_keras.models.registry import ModelSpec, Option, register, whole, whole_list
+from fer_keras.models.registry import ModelSpec, Option, or_chosen, register, whole, whole_list
 
 if TYPE_CHECKING:
     import keras
@@ -15,7 +15,7 @@ OPTIONS = {
     "layers": Option([64, 128, 256], whole_list(1), "width of each stage"),
     "convs_per_stage": Option(
         None,
-        lambda value: None if value is None else whole_list(1, or_one=True)(value),
+        or_chosen(whole_list(1, or_one=True)),
         "convolutions in each stage; one number for all; null: one in each, two in the last",
     ),
     "conv_kernel": Option(3, whole(1), "side of the convolutions, in pixels"),

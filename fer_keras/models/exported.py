@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,7 @@ def export_model(
         May have: crop_margin (share of the face box added on each side before cropping, default 0), temperature (divides
         the logits for calibrated confidence, default 1), figures (list of {"dataset", "split", "protocol", "n",
         "accuracy", "accuracy_ci95": [low, high], "macro_f1", "ece"}), seed, git_revision, name (default: the folder's),
-        licence, and more.
+        licence, and more; for an ensemble: members (list of {"name", "architecture", "weight", "accuracy", ...}), combine.
     overwrite: replace a folder of that name.
 
     Before it takes its place the SavedModel is loaded and must give the twin's probabilities within TOLERANCE.
@@ -94,6 +94,9 @@ def export_model(
     try:
         temporary.mkdir(parents=True)
         _write_saved_model(twin, spec, temporary)
+        # What this model says of the probe batch, so that another runtime can be checked without TensorFlow.
+        probed = np.asarray(twin(probe_pixels(spec.image_size, spec.channels).astype(np.float32), training=False))
+        complete["probe"] = {"probabilities": [[round(float(value), 6) for value in row] for row in probed]}
         write_json(temporary / "metadata.json", complete)
         (temporary / "README.md").write_text(model_card(complete), encoding="utf-8")
         _verify(load_exported(temporary), twin)
@@ -194,13 +197,17 @@ def _write_saved_model(twin: keras.Model, spec: ModelSpec, folder: Path) -> None
     tf.saved_model.save(module, str(folder), signatures={"serving_default": serve_uint8, "serve_float": serve_float})
 
 
+def probe_pixels(size: int, channels: int) -> np.ndarray:
+    """Pictures to compare runtimes on: a texture, a ramp, black and white. uint8 (5, size, size, channels), always the same."""
+    y, x, channel = np.ogrid[:size, :size, :channels]
+    texture = [(x * x * 7 + y * y * 13 + x * y * factor + channel * 29) % 256 for factor in (3, 11)]
+    ramp = np.broadcast_to((255 * x) // max(size - 1, 1), (size, size, channels))
+    return np.stack([*texture, ramp, np.zeros_like(ramp), np.full_like(ramp, 255)]).astype(np.uint8)
+
+
 def _verify(exported: ExportedModel, keras_model: keras.Model) -> None:
-    """Compare with the Keras model on noise, on flat pictures and on a ramp."""
-    size, channels = exported.image_size, exported.channels
-    noise = np.random.default_rng(0).integers(0, 256, (2, size, size, channels))
-    ramp = np.broadcast_to(np.linspace(0, 255, size)[None, None, :, None], (1, size, size, channels))
-    flat = np.broadcast_to(np.array([0, 255])[:, None, None, None], (2, size, size, channels))
-    pixels = np.concatenate([noise, ramp, flat]).astype(np.uint8)
+    """Compare with the Keras model on the probe batch."""
+    pixels = probe_pixels(exported.image_size, exported.channels)
     expected = np.asarray(keras_model(pixels.astype(np.float32), training=False))
     # One signature is enough: the one for uint8 calls the other.
     difference = float(np.abs(exported.predict(pixels) - expected).max())
@@ -412,7 +419,6 @@ def _first_line(error: Exception) -> str:
 def model_card(metadata: Mapping[str, Any]) -> str:
     """The model card (Markdown) that goes beside an exported model, made from its metadata."""
     size = metadata["input"]
-    spec = metadata["spec"]
     kind = "grey" if size["channels"] == 1 else "RGB"
     lines = [
         f"# {metadata['name']}",
@@ -425,7 +431,7 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         f"- Crop: the face box with {100 * metadata['crop_margin']:g}% of its size added on each side",
         f"- Temperature: {metadata['temperature']:g} (divide the logarithm of the probabilities by it, then softmax again, "
         "where confidence is to be calibrated)",
-        f"- Architecture: {spec['name']}, {json.dumps(spec['options'])}",
+        f"- Architecture: {_architecture(metadata)}",
         f"- Made: {metadata['created']}, seed {metadata['seed']}, revision {metadata['git_revision'] or 'unknown'}, "
         + ", ".join(f"{key} {value}" for key, value in metadata["versions"].items()),
         "",
@@ -440,6 +446,7 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         "",
         "Without fer_keras: it is a TensorFlow SavedModel; signature `serving_default` takes `pixels` and gives `probabilities`.",
         "",
+        *_members(metadata.get("members") or ()),
         "## Trained on",
         "",
         *_facts(metadata["trained_on"]),
@@ -468,6 +475,24 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         "The pictures that it was trained on are not included; their own terms hold for them.",
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _architecture(metadata: Mapping[str, Any]) -> str:
+    spec = metadata["spec"]
+    if spec["name"] != "ensemble":
+        return f"{spec['name']}, {json.dumps(spec['options'])}"
+    return f"{len(spec['options']['members'])} models as one, combined by {spec['options']['combine']}"
+
+
+def _members(members: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The members of an ensemble as a section, or nothing."""
+    if not members:
+        return []
+    lines = ["## Members", "", "| member | architecture | weight | accuracy |", "|---|---|---|---|"]
+    for member in members:
+        cells = (member.get("name"), member.get("architecture"), member.get("weight"), member.get("accuracy"))
+        lines.append("| " + " | ".join(map(_number, cells)) + " |")
+    return [*lines, ""]
 
 
 def _facts(value: Any) -> list[str]:

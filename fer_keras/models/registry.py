@@ -50,7 +50,9 @@ class Architecture:
 
     presets: named option sets; explicit options override them. The first is the default.
     check: raises ConfigError where options and picture size do not fit, before anything is built.
+    complete: gives the options that are left to be chosen (drawn at random, say), so that the spec holds all of them.
     has_backbone: the model consists of two inner models, "backbone" and "head".
+    listed: can be asked for by name alone; False where it is made of models that exist.
     """
 
     name: str
@@ -58,7 +60,9 @@ class Architecture:
     options: Mapping[str, Option]
     presets: Mapping[str, Mapping[str, Any]]
     check: Callable[[ModelSpec], None] | None
+    complete: Callable[[ModelSpec], dict[str, Any]] | None
     has_backbone: bool
+    listed: bool
     help: str
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +97,9 @@ def register(
     options: Mapping[str, Option],
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     check: Callable[[ModelSpec], None] | None = None,
+    complete: Callable[[ModelSpec], dict[str, Any]] | None = None,
     has_backbone: bool = False,
+    listed: bool = True,
     help: str = "",
 ) -> Callable[[Callable[[ModelSpec], keras.Model]], Callable[[ModelSpec], keras.Model]]:
     """Decorator: make `build(spec) -> keras.Model` known under a name. Raises ConfigError where the name is taken."""
@@ -101,7 +107,9 @@ def register(
     def decorate(build: Callable[[ModelSpec], keras.Model]) -> Callable[[ModelSpec], keras.Model]:
         if name in _architectures or name in _ALIASES:
             raise ConfigError(f"a model named {name!r} is registered already; choose another name")
-        _architectures[name] = Architecture(name, build, dict(options), dict(presets or {}), check, has_backbone, help)
+        _architectures[name] = Architecture(
+            name, build, dict(options), dict(presets or {}), check, complete, has_backbone, listed, help
+        )
         return build
 
     return decorate
@@ -110,7 +118,7 @@ def register(
 @functools.cache
 def _import_architectures() -> None:
     """Run the `register` lines. They stand in modules that import this one, hence not at the top."""
-    from fer_keras.models import cnn, densenet, resnet  # noqa: F401
+    from fer_keras.models import cnn, densenet, ensemble, random_cnn, resnet  # noqa: F401
 
 
 def architecture(name: str) -> Architecture:
@@ -124,9 +132,9 @@ def architecture(name: str) -> Architecture:
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` knows, aliases left out, in alphabetical order."""
+    """The names that `create_model` knows, in alphabetical order; without aliases and what is made of other models."""
     _import_architectures()
-    return sorted(_architectures)
+    return sorted(name for name, found in _architectures.items() if found.listed)
 
 
 def model_names() -> list[str]:
@@ -171,6 +179,8 @@ class ModelSpec:
             raise ConfigError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels!r}")
         object.__setattr__(self, "channels", int(self.channels))
         object.__setattr__(self, "options", found.resolve(self.options))
+        if found.complete:
+            object.__setattr__(self, "options", found.resolve(found.complete(self)))
         if found.check:
             found.check(self)
 
@@ -282,6 +292,11 @@ def whole_list(minimum: int, *, or_one: bool = False) -> Callable[[Any], Any]:
         return [int(v) for v in value]
 
     return check
+
+
+def or_chosen(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Check: null, which leaves the value to the architecture's `complete`, or what another check takes."""
+    return lambda value: None if value is None else check(value)
 
 
 def fraction_below_one(value: Any) -> float:

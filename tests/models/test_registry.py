@@ -32,7 +32,7 @@ def convolutions(model):
 
 
 def test_the_models_that_the_documentation_names_are_there():
-    assert list_models() == ["cnn", "densenet121", "densenet169", "densenet201", "resnet"]
+    assert list_models() == ["cnn", "densenet121", "densenet169", "densenet201", "random_cnn", "resnet"]
     assert set(model_names()) - set(list_models()) == {"densenet"}
 
 

@@ -1,0 +1,66 @@
+"""Boxes and labels drawn into pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fer_keras.evaluation.plots import COLOURS
+
+#: Of faces whose label is uncertain.
+GREY = "#7f8791"
+#: A picture whose shorter side is below this is enlarged, so that a label in it can be read.
+READABLE_PX = 240
+
+
+def label_colour(index: int, uncertain: bool = False) -> str:
+    """The colour of a label by its position among the model's labels; grey for an uncertain one."""
+    return GREY if uncertain else COLOURS[index % len(COLOURS)]
+
+
+def draw_faces(
+    image_rgb: np.ndarray, boxes_xyxy_px: Sequence[Sequence[float]], texts: Sequence[str], colours: Sequence[str]
+) -> np.ndarray:
+    """A copy of a picture with a box and a label for each face.
+
+    image_rgb: uint8 (h, w, 3). texts, colours: one a box; colours as #rrggbb. Returns uint8 (h, w, 3); a small picture comes
+    back enlarged by a whole factor.
+    """
+    from PIL import Image, ImageDraw
+
+    height, width = image_rgb.shape[:2]
+    factor = -(-READABLE_PX // min(height, width)) if min(height, width) < READABLE_PX else 1
+    image = Image.fromarray(image_rgb).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(image)
+    line = max(2, round(min(image.size) / 240))
+    # Boxes first, so that no box runs through a label; small faces last, on top.
+    order = sorted(range(len(boxes_xyxy_px)), key=lambda index: -_area(boxes_xyxy_px[index]))
+    for index in order:
+        x1, y1, x2, y2 = (edge * factor for edge in boxes_xyxy_px[index])
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colours[index], width=line)
+    for index in order:
+        _label(draw, [edge * factor for edge in boxes_xyxy_px[index]], texts[index], colours[index], image.size)
+    return np.asarray(image)
+
+
+def _label(draw: object, box: Sequence[float], text: str, colour: str, size: tuple[int, int]) -> None:
+    """A label on its box's upper edge; inside the box where there is no room above, and never outside the picture."""
+    from PIL import ImageFont
+
+    x1, y1, x2, _ = box
+    font = ImageFont.load_default(size=max(12, min(48, round((x2 - x1) / 9))))
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    pad = max(2, round((bottom - top) / 5))
+    wide, high = right - left + 2 * pad, bottom - top + 2 * pad
+    x = max(0, min(x1, size[0] - wide))
+    y = y1 - high if y1 >= high else max(0, y1)
+    draw.rectangle((x, y, x + wide - 1, y + high - 1), fill=colour)
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 150 else "black"
+    draw.text((x + pad - left, y + pad - top), text, fill=ink, font=font)
+
+
+def _area(box: Sequence[float]) -> float:
+    x1, y1, x2, y2 = box
+    return (x2 - x1) * (y2 - y1)

@@ -1,0 +1,294 @@
+"""Picture files in, a table, CSV, JSON and drawn copies out, with a real face and real detectors."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_keras.data.images import crop_box, decode, resize, to_channels
+from fer_keras.detectors import create_detector
+from fer_keras.labels import EMOTIONS
+from serving import pictures, predict
+from serving.drawing import draw_faces
+
+SHUFFLED = tuple(EMOTIONS[index] for index in (3, 0, 7, 1, 2, 6, 5, 4))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Three untrained models that differ in input, crop, temperature and label order; the last has other labels."""
+    from fer_keras.models.exported import export_model
+    from fer_keras.models.registry import ModelSpec
+
+    folder = tmp_path_factory.mktemp("saved_models")
+    small = {"layers": [6], "convs_per_stage": 1}
+    figures = {"dataset": "faces", "split": "test", "protocol": "label", "n": 100}
+    for name, size, channels, labels, more in (
+        ("grey", 32, 1, EMOTIONS, {"temperature": 0.5, "crop_margin": 0.1, "figures": [{**figures, "accuracy": 0.8}]}),
+        ("rgb", 24, 3, SHUFFLED, {"temperature": 2.0, "crop_margin": 0.0, "figures": [{**figures, "accuracy": 0.6}]}),
+        ("few", 24, 1, EMOTIONS[:3], {}),
+    ):
+        spec = ModelSpec("cnn", len(labels), size, channels, small)
+        model = spec.build(seed=size)
+        kernel, bias = model.get_layer("logits").get_weights()
+        model.get_layer("logits").set_weights([kernel * 6, bias])
+        export_model(model, spec, folder / name, {"labels": labels, "trained_on": "nothing", **more})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """uint8 (512, 512, 3): a photograph with one frontal face at about (175..275, 60..180)."""
+    return pytest.importorskip("skimage.data").astronaut()
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory, photo):
+    """Photographs, one that the camera held sideways, one without a face, a broken one, and what is no picture."""
+    folder = tmp_path_factory.mktemp("album")
+    (folder / "more").mkdir()
+    Image.fromarray(photo).save(folder / "a.png")
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    Image.fromarray(np.rot90(photo)).save(folder / "b.jpg", exif=exif, quality=95)
+    Image.fromarray(np.full((80, 100, 3), 90, np.uint8)).save(folder / "c.png")
+    (folder / "d.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("not looked at")
+    Image.fromarray(np.concatenate([photo, photo[:, ::-1]], axis=1)).save(folder / "more" / "e.png")
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys, *words):
+    """(exit code, lines of stdout, lines of stderr)."""
+    try:
+        code = predict.main([str(word) for word in words])
+    except SystemExit as stopped:
+        code = stopped.code
+    printed = capsys.readouterr()
+    return code, printed.out.splitlines(), printed.err.strip().splitlines()
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def softened(probabilities, temperature):
+    powers = probabilities.astype(np.float64) ** (1 / temperature)
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def by_hand(models, path, crop=True):
+    """Probabilities of the grey and the rgb model for the first face of a picture, in the order of EMOTIONS: (2, 8)."""
+    from fer_keras.models.exported import load_exported
+
+    picture, told = decode(path, 3), []
+    boxes = [found.box_xyxy_px for found in create_detector("haar", 40).detect(picture)] if crop else []
+    for name in ("grey", "rgb"):
+        model = load_exported(models / name)
+        face = crop_box(picture, boxes[0], model.crop_margin) if crop else picture
+        pixels = resize(to_channels(face, model.channels), model.image_size)[None]
+        said = softened(model.predict(pixels)[0], model.temperature)
+        told.append([said[model.labels.index(label)] for label in EMOTIONS])
+    return np.array(told), boxes[0] if crop else None
+
+
+HAAR = ["--detector", "haar", "--min-face", "40"]
+
+
+def test_each_face_gets_what_the_model_says_of_its_crop(models, album, here, capsys):
+    code, lines, _ = run(capsys, album / "a.png", "--model", models / "grey", *HAAR, "--csv", "out/faces.csv")
+    assert code == 0
+    told, box = by_hand(models, album / "a.png")
+    [row] = rows(here / "out" / "faces.csv")  # the folder was made
+    np.testing.assert_allclose([float(row[f"p_{label}"]) for label in EMOTIONS], told[0], atol=2e-4)
+    assert [float(row[name]) for name in ("x1", "y1", "x2", "y2")] == list(box)
+    assert (row["status"], row["face"], row["label"]) == ("ok", "1", EMOTIONS[told[0].argmax()])
+    assert float(row["confidence"]) == pytest.approx(told[0].max(), abs=2e-4)
+    assert row["uncertain"] == str(told[0].max() < 0.5)
+    assert any(row["label"] in line and "a.png" in line for line in lines)
+
+
+@pytest.mark.parametrize("combine", ["mean", "vote", "weighted"])
+def test_several_models_answer_together_label_by_label(models, album, here, capsys, combine):
+    words = ["--model", models / "grey", "--model", models / "rgb", "--combine", combine, "--json", "faces.json"]
+    weights = ["--weights", "1,3"] if combine == "weighted" else []
+    assert run(capsys, album / "a.png", *HAAR, *words, *weights)[0] == 0
+    told, _ = by_hand(models, album / "a.png")
+    if combine == "vote":
+        votes = np.eye(8)[told.argmax(axis=1)].sum(axis=0) + 2 / 3 * told.mean(axis=0)
+        expected = votes / votes.sum()
+    else:
+        expected = np.average(told, axis=0, weights=[1, 3] if weights else None)
+    result = json.loads((here / "faces.json").read_text())
+    [face] = result["pictures"][0]["faces"]
+    np.testing.assert_allclose([face["probabilities"][label] for label in EMOTIONS], expected, atol=3e-4)
+    np.testing.assert_allclose([face["models"]["rgb"][label] for label in EMOTIONS], told[1], atol=3e-4)
+    assert result["combine"] == combine
+    assert result["weights"] == ([0.25, 0.75] if weights else None)
+
+
+def test_weights_that_are_not_named_come_from_the_accuracies_on_the_same_faces(models, album, here, capsys):
+    words = ["--model", models / "grey", "--model", models / "rgb", "--combine", "weighted", "--json", "faces.json"]
+    assert run(capsys, album / "a.png", *HAAR, *words)[0] == 0
+    grey, rgb = np.log(0.8 / 0.2) + np.log(7), np.log(0.6 / 0.4) + np.log(7)
+    assert json.loads((here / "faces.json").read_text())["weights"] == pytest.approx([grey / (grey + rgb), rgb / (grey + rgb)])
+
+
+def test_a_folder_gives_a_line_for_everything_in_it(models, album, here, capsys):
+    words = ["--model", models / "grey", "--csv", "f.csv", "--json", "f.json", "--draw", "drawn", *HAAR]
+    code, lines, _ = run(capsys, album, *words)
+    assert code == 0
+    found = rows("f.csv")
+    assert [(row["path"].rsplit("/", 1)[1], row["status"]) for row in found] == [
+        ("a.png", "ok"),
+        ("b.jpg", "ok"),
+        ("c.png", "no face"),
+        ("d.jpg", "error"),
+    ]
+    assert "can't be read as a picture" in found[3]["error"]
+    assert any("c.png" in line and "no face found" in line for line in lines)
+    assert any("d.jpg" in line and "can't be read" in line for line in lines)
+    assert lines[-4] == "2 faces in 4 pictures; 1 without a face; 1 could not be read"
+    # The camera's turn is undone: the face lies where it does in the upright photograph.
+    upright, turned = ([float(row[name]) for name in ("x1", "y1", "x2", "y2")] for row in found[:2])
+    np.testing.assert_allclose(turned, upright, atol=12)
+    counts = json.loads((here / "f.json").read_text())["counts"]
+    assert counts == {"pictures": 4, "faces": 2, "without_face": 1, "unreadable": 1}
+    assert sorted(path.name for path in (here / "drawn").iterdir()) == ["a.png", "b.jpg", "c.png"]
+
+
+def test_drawn_copies_have_the_box_and_leave_the_original_alone(models, album, photo, here, capsys):
+    before = (album / "a.png").read_bytes()
+    assert run(capsys, album / "a.png", "--model", models / "grey", "--draw", "drawn", *HAAR)[0] == 0
+    assert (album / "a.png").read_bytes() == before
+    drawn = np.asarray(Image.open(here / "drawn" / "a.png"))
+    _, (x1, y1, x2, y2) = by_hand(models, album / "a.png")
+    assert drawn.shape == photo.shape
+    changed = (drawn != photo).any(axis=2)
+    left, bottom = changed[int(y1) : int(y2), int(x1)], changed[int(y2) - 1, int(x1) : int(x2)]
+    assert left.all() and bottom.all()
+    inside = changed[int(y1) + 20 : int(y2) - 4, int(x1) + 4 : int(x2) - 4]
+    assert not inside.any()
+
+
+def test_mtcnn_is_the_default_and_folders_inside_folders_are_searched_on_request(models, album, here, capsys):
+    words = [album, "--recursive", "--model", models / "grey", "--csv", "f.csv", "--draw", "drawn", "--min-face", "60"]
+    assert run(capsys, *words)[0] == 0
+    assert [row["face"] for row in rows("f.csv") if row["path"].endswith("more/e.png")] == ["1", "2"]
+    assert (here / "drawn" / "more" / "e.png").is_file()
+    first = rows("f.csv")[0]
+    assert first["status"] == "ok" and float(first["score"]) > 0.9
+
+
+def test_a_picture_that_is_a_face_is_taken_whole(models, album, photo, here, capsys):
+    Image.fromarray(photo[50:190, 160:280]).save("face.png")
+    words = ["--crop", "none", "--model", models / "grey", "--model", models / "rgb", "--json", "f.json"]
+    assert run(capsys, "face.png", *words)[0] == 0
+    told, _ = by_hand(models, "face.png", crop=False)
+    result = json.loads((here / "f.json").read_text())
+    [face] = result["pictures"][0]["faces"]
+    np.testing.assert_allclose([face["probabilities"][label] for label in EMOTIONS], told.mean(axis=0), atol=3e-4)
+    assert face["box_xyxy_px"] == [0, 0, 120, 140]
+    assert face["score"] is None and result["detector"] is None
+
+
+def test_many_pictures_are_answered_in_order_whatever_the_batch(models, here, capsys, monkeypatch):
+    random = np.random.default_rng(0)
+    for index in range(23):
+        Image.fromarray(random.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(f"{index:02d}.png")
+    tables = []
+    for size in (64, 5):
+        monkeypatch.setattr(pictures, "BATCH_FACES", size)
+        assert run(capsys, here, "--crop", "none", "--model", models / "rgb", "--csv", "f.csv")[0] == 0
+        tables.append(rows("f.csv"))
+    assert [row["path"][-6:] for row in tables[0]] == [f"{index:02d}.png" for index in range(23)]
+    for name in ("path", "label"):
+        assert [row[name] for row in tables[0]] == [row[name] for row in tables[1]]
+
+
+def test_patterns_in_quotes_are_read_as_a_shell_reads_them_and_nothing_comes_twice(album, here):
+    found = pictures.find_pictures([f"{album}/*.png", str(album / "a.png"), f"{album}/**/e.png"])
+    assert [picture.path.name for picture in found] == ["a.png", "c.png", "e.png"]
+    Image.new("L", (8, 8)).save("odd[1].png")
+    assert [picture.path.name for picture in pictures.find_pictures(["odd[1].png"])] == ["odd[1].png"]
+
+
+def test_copies_of_one_name_get_numbers(tmp_path):
+    named = [pictures.Picture(tmp_path / sub / "x.webp", predict.Path("x.webp")) for sub in ("one", "two")]
+    planned = predict.plan_copies(named, tmp_path / "drawn")
+    assert [target.name for target in planned.values()] == ["x.png", "x-2.png"]
+
+
+def test_small_faces_are_enlarged_until_a_label_can_be_read():
+    face = np.full((48, 40, 3), 128, np.uint8)
+    drawn = draw_faces(face, [(0, 0, 40, 48)], ["happiness 98%"], ["#0072b2"])
+    assert drawn.shape == (48 * 6, 40 * 6, 3)
+    assert face.max() == 128
+    assert (drawn == 255).all(axis=2).sum() > 20  # white ink on blue
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["nowhere.png"], "nowhere.png does not exist; name pictures, folders or patterns"),
+        (["nothing-*.png"], "no file fits the pattern 'nothing-*.png'"),
+        (["empty"], "empty has no picture or video in it"),
+        (["face.png", "--model", "nowhere"], "there is no model 'nowhere'"),
+        (["face.png", "--csv", "empty"], "empty is a folder; --csv names a file"),
+        (["face.png", "--csv", "face.png"], "face.png is one of the pictures and would be overwritten"),
+        (["face.png", "--csv", "o", "--json", "./o"], "--csv and --json name the same file o"),
+        (["face.png", "--every", "2"], "--every is for videos, and face.png is none"),
+        (["face.png", "--only", "videos"], "--only videos, but there is no video in face.png"),
+        (["face.png", "--csv", "face.png/f.csv"], "face.png"),
+        (["face.png", "--draw", "face.png"], "--draw names a folder, face.png is a file"),
+        (["face.png", "--draw", "."], "would write over the picture face.png"),
+        (["face.png", "--weights", "1,2"], "--weights are for --combine weighted"),
+        (["face.png", "--weights", "a,b", "--combine", "weighted"], "--weights"),
+        (["face.png", "--crop", "none", "--min-face", "40"], "--min-face is for --crop auto"),
+        (["face.png", "--min-face", "5"], "the smallest face is 10 pixels or more, got 5"),
+        (["text.png"], "no picture could be read (1 tried)"),
+    ],
+)
+def test_wrong_requests_are_refused_in_one_line(models, here, capsys, words, expected):
+    Image.new("RGB", (60, 60)).save("face.png")
+    (here / "empty").mkdir()
+    (here / "text.png").write_text("no picture")
+    more = [] if "--model" in words else ["--model", models / "grey"]
+    before = sorted(path.name for path in here.rglob("*"))
+    code, _, errors = run(capsys, *words, *more)
+    assert code == 2
+    assert len(errors) == 1, errors
+    assert expected in errors[0]
+    assert sorted(path.name for path in here.rglob("*")) == before
+
+
+def test_models_of_different_labels_are_refused_with_the_labels(models, here, capsys):
+    Image.new("RGB", (60, 60)).save("face.png")
+    words = ["face.png", "--crop", "none", "--model", models / "grey", "--model", models / "few"]
+    code, _, [error] = run(capsys, *words)
+    assert code == 2
+    assert "few lacks sadness, anger, disgust, fear, contempt, compared with grey" in error
+
+
+def test_weights_of_models_that_were_measured_apart_must_be_named(models, tmp_path, here, capsys):
+    import shutil
+
+    other = shutil.copytree(models / "grey", tmp_path / "apart")
+    metadata = json.loads((other / "metadata.json").read_text())
+    metadata["name"], metadata["figures"][0]["dataset"] = "apart", "elsewhere"
+    (other / "metadata.json").write_text(json.dumps(metadata))
+    Image.new("RGB", (60, 60)).save("face.png")
+    words = ["face.png", "--crop", "none", "--combine", "weighted", "--model", models / "grey", "--model", other]
+    _, _, [error] = run(capsys, *words)
+    assert "not measured on the same faces" in error and "--weights" in error
+    _, _, [error] = run(capsys, *words, "--weights", "1,2,3")
+    assert "2 models need as many weights, 0 or more, got [1.0, 2.0, 3.0]" in error

@@ -1,0 +1,319 @@
+"""The ensemble command: trained members, joined ones, what is dropped, what is fitted where, and the model that comes out."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from bands import LABELS, banded_faces, write_faces
+
+from fer_keras.errors import FerError
+from training import ensemble
+from training.combining import choose_faces
+
+TINY = ["--arch", "cnn", "--layers", "8", "--convs-per-stage", "1", "--epochs", "8", "--lr", "0.02", "--batch-size", "32"]
+TINY += ["--no-augment", "--no-tensorboard", "--precision", "float32"]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with data and an ensemble of two that was killed while its second member was trained, then resumed."""
+    from training import loop
+
+    here = tmp_path_factory.mktemp("ensemble")
+    faces, names = banded_faces(324)
+    write_faces(here / "bands", faces, names, ["train"] * 192 + ["validation"] * 48 + ["test"] * 84)
+    write_history, written = loop.write_history, []
+
+    def then_die(path, history):
+        write_history(path, history)
+        written.append(path)
+        if path.parent.name == "member-02" and len(history) == 3:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.setattr(loop, "write_history", then_die)
+        with pytest.raises(Killed):
+            ensemble.main(["--members", "2", "--data", "bands", "--out", "runs/pair", "--export", "pair", *TINY])
+        assert not (here / "saved_models").exists()
+        before = (here / "runs/pair/member-01/final.weights.h5").stat().st_mtime_ns
+        patch.setattr(loop, "write_history", lambda path, history: (written.append(path), write_history(path, history)))
+        written.clear()
+        assert ensemble.main(["--resume", "runs/pair"]) == 0
+        assert {path.parent.name for path in written} == {"member-02"}
+        assert (here / "runs/pair/member-01/final.weights.h5").stat().st_mtime_ns == before
+    return here
+
+
+@pytest.fixture
+def inside(made, monkeypatch):
+    monkeypatch.chdir(made)
+    return made
+
+
+def result_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def by_hand(here, split="test"):
+    """Probabilities of both members and the true labels, from the weights on disk: float (2, n, 3), int (n,)."""
+    from fer_keras.data.dataset import FaceDataset
+    from training.run_folder import RunFolder
+
+    dataset = FaceDataset.load(here / "bands")
+    rows = dataset.rows(split)
+    pixels = dataset.faces[rows].astype(np.float32)
+    runs = [RunFolder.open(here / f"runs/pair/member-0{number}") for number in (1, 2)]
+    return np.stack([np.asarray(run.load_model("best")(pixels)) for run in runs]), dataset.label_indices[rows]
+
+
+def refused(capsys, *words):
+    try:
+        code = ensemble.main(list(words))
+    except SystemExit as stopped:
+        code = stopped.code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == 2, lines
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_killed_ensemble_goes_on_with_the_member_it_was_in(made):
+    history = pd.read_csv(made / "runs/pair/member-02/history.csv")
+    assert list(history["epoch"]) == list(range(1, 9))
+
+
+def test_members_are_ordinary_runs_with_seeds_of_their_own(made):
+    from training.run_folder import RunFolder
+
+    runs = [RunFolder.open(made / f"runs/pair/member-0{number}") for number in (1, 2)]
+    assert all(run.finished for run in runs)
+    assert runs[0].config["seed"] != runs[1].config["seed"]
+    assert [entry["seed"] for entry in result_of(made / "runs/pair")["members"]] == [run.config["seed"] for run in runs]
+
+
+def test_the_figures_are_those_of_the_weights_on_disk(made):
+    result, (told, truth) = result_of(made / "runs/pair"), by_hand(made)
+    assert (result["split"], result["n"], result["n_fit"]) == ("test", 84, 48)
+    right = told.argmax(axis=-1) == truth
+    assert [entry["accuracy"] for entry in result["members"]] == pytest.approx(list(right.mean(axis=1)))
+    mean = told.mean(axis=0).argmax(axis=1) == truth
+    assert result["combinations"]["mean"]["accuracy"] == pytest.approx(mean.mean())
+    # Without one of two members the other is left.
+    assert [entry["gain"] for entry in result["members"]] == pytest.approx(list(mean.mean() - right[::-1].mean(axis=1)))
+    assert result["combinations"]["mean"]["gain_over_best"] == pytest.approx(mean.mean() - right.mean(axis=1).max())
+    apart = (told[0].argmax(axis=1) != told[1].argmax(axis=1)).mean()
+    np.testing.assert_allclose(result["disagreement"], [[0, apart], [apart, 0]])
+
+
+def test_weights_come_from_validation_faces_alone(made):
+    result, (told, truth) = result_of(made / "runs/pair"), by_hand(made, "validation")
+    chosen = [entry["weights"]["weighted"] for entry in result["members"]]
+
+    def loss(first):
+        mixed = first * told[0] + (1 - first) * told[1]
+        return -np.log(mixed[np.arange(len(truth)), truth]).mean()
+
+    grid = np.linspace(0, 1, 1001)
+    assert chosen[0] == pytest.approx(grid[np.argmin([loss(first) for first in grid])], abs=0.01)
+    assert sum(chosen) == pytest.approx(1)
+
+
+def test_the_ensemble_is_one_exported_model_with_its_members_in_the_metadata(made):
+    from fer_keras.data.dataset import FaceDataset
+    from fer_keras.models.exported import load_exported
+
+    model = load_exported(made / "saved_models/pair")
+    told, truth = by_hand(made)
+    dataset = FaceDataset.load(made / "bands")
+    said = model.predict(dataset.faces[dataset.rows("test")])
+    np.testing.assert_allclose(said, told.mean(axis=0), atol=1e-5)
+    metadata = model.metadata
+    assert metadata["combine"] == "mean"
+    assert [member["name"] for member in metadata["members"]] == ["member-01", "member-02"]
+    assert [member["weight"] for member in metadata["members"]] == [0.5, 0.5]
+    assert metadata["temperature"] != 1
+    [figure] = metadata["figures"]
+    assert figure["n"] == 84 and figure["accuracy"] == pytest.approx((said.argmax(axis=1) == truth).mean())
+    assert metadata["trained_on"]["fingerprint"] == dataset.fingerprint
+
+
+def test_the_report_has_its_pictures_and_tables(made):
+    folder = made / "runs/pair"
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") == 3
+    assert "member-02" in page and "Newcombe" in page
+    assert list(pd.read_csv(folder / "members.csv")["member"]) == ["member-01", "member-02"]
+    assert len(pd.read_csv(folder / "combinations.csv")) == 5
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert len(predictions) == 84
+    shown = predictions[[f"p_{label}" for label in LABELS]].to_numpy().argmax(axis=1)
+    assert list(np.array(LABELS)[shown]) == list(predictions["predicted"])
+
+
+def test_evaluate_takes_the_exported_ensemble(inside):
+    from training import evaluate
+
+    words = ["--model", "saved_models/pair", "--data", "bands", "--no-figures", "--out", "report"]
+    assert evaluate.main(words) == 0
+    [entry] = json.loads((inside / "report/metrics.json").read_text())["models"].values()
+    assert entry["accuracy"] == pytest.approx(result_of(inside / "runs/pair")["combinations"]["mean"]["accuracy"])
+
+
+def test_a_finished_ensemble_is_left_alone(inside, capsys):
+    assert ensemble.main(["--resume", "runs/pair"]) == 0
+    assert "is finished: saved_models/pair" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def idle(made):
+    """A run that says the same of every face."""
+    from training.run_folder import RunFolder
+
+    folder = shutil.copytree(made / "runs/pair/member-01", made / "runs/idle")
+    model = RunFolder.open(folder).load_model("best")
+    kernel, bias = model.get_layer("logits").get_weights()
+    model.get_layer("logits").set_weights([kernel * 0, bias * 0 + [0, 1, 0]])
+    model.save_weights(folder / "best.weights.h5")
+    return folder
+
+
+def test_runs_exported_models_and_whole_ensembles_join_and_idle_ones_are_dropped(inside, idle, capsys):
+    words = [
+        "--join",
+        "runs/pair",
+        "saved_models/pair",
+        str(idle),
+        "--combine",
+        "vote",
+        "--out",
+        "runs/joined",
+        "--export",
+        "four",
+    ]
+    assert ensemble.main(words) == 0
+    assert "idle is dropped: learned nothing: it calls all 48 faces happiness" in capsys.readouterr().out
+    result = result_of(inside / "runs/joined")
+    assert [entry["name"] for entry in result["dropped"]] == ["idle"]
+    assert [entry["name"] for entry in result["members"]] == ["member-01", "member-02", "pair"]
+    told, truth = by_hand(inside)
+    told = np.concatenate([told, told.mean(axis=0)[None]])
+    votes = np.eye(3)[told.argmax(axis=-1)].sum(axis=0) + 0.75 * told.mean(axis=0)
+    assert result["combinations"]["vote"]["accuracy"] == pytest.approx((votes.argmax(axis=1) == truth).mean())
+    # What the first member adds: the vote of all against that of the two others.
+    rest = np.eye(3)[told[1:].argmax(axis=-1)].sum(axis=0) + 2 / 3 * told[1:].mean(axis=0)
+    without = (rest.argmax(axis=1) == truth).mean()
+    assert result["members"][0]["gain"] == pytest.approx((votes.argmax(axis=1) == truth).mean() - without)
+    metadata = json.loads((inside / "saved_models/four/metadata.json").read_text())
+    assert metadata["combine"] == "vote"
+    assert metadata["spec"]["options"]["members"][2]["spec"]["name"] == "ensemble"
+
+
+def test_folds_join_and_faces_that_one_was_trained_on_are_left_out(inside):
+    from fer_keras.data.dataset import FaceDataset
+
+    dataset = FaceDataset.load("bands")
+    for number in (1, 2):
+        fold = Path(shutil.copytree(f"runs/pair/member-0{number}", f"runs/folds/fold-0{number}"))
+        rows = pd.read_csv(fold / "rows.csv")
+        # Each fold was trained on a third of the test faces: 240 to 267 and 268 to 295.
+        more = pd.DataFrame({"row": np.arange(240, 268) + 28 * (number - 1), "split": "train"})
+        pd.concat([rows, more]).to_csv(fold / "rows.csv", index=False)
+    members = ensemble.joined_members(["runs/folds"])
+    assert [member.name for member in members] == ["fold-01", "fold-02"]
+    faces = choose_faces(members, dataset, None)
+    assert faces.split == "test"
+    assert list(faces.rows) == list(range(296, 324))
+    assert any("56 of 84 test faces were used to train a member and are left out" in note for note in faces.notes)
+
+
+def test_where_members_saw_everything_nothing_is_fitted_and_a_note_says_that_it_flatters(inside, capsys):
+    from fer_keras.data.dataset import FaceDataset
+
+    for number in (1, 2):
+        run = Path(shutil.copytree(f"runs/pair/member-0{number}", f"runs/all-{number}"))
+        pd.DataFrame({"row": np.arange(324), "split": "train"}).to_csv(run / "rows.csv", index=False)
+    members = ensemble.joined_members(["runs/all-1", "runs/all-2"])
+    faces = choose_faces(members, FaceDataset.load("bands"), None)
+    assert len(faces.fit_rows) == 0 and len(faces.rows) == 84
+    assert "all figures flatter, and no weights are fitted" in faces.notes[-1]
+    line = refused(capsys, "--join", "runs/all-1", "runs/all-2", "--combine", "weighted", "--out", "runs/never")
+    assert "fits weights on validation faces, and every one of" in line
+    assert not (inside / "runs/never").exists()
+
+
+def test_without_test_faces_each_half_is_scored_with_what_the_other_gave(inside):
+    from fer_keras.data.dataset import FaceDataset
+
+    faces, names = banded_faces(120, seed=3)
+    dataset = write_faces(inside / "no-test", faces, names, ["train"] * 60 + ["validation"] * 60)
+    chosen = choose_faces(ensemble.joined_members(["runs/pair"]), FaceDataset.load(dataset.path), None)
+    assert chosen.split == "validation"
+    (known, asked), (other_known, other_asked) = chosen.parts
+    np.testing.assert_array_equal(known, other_asked)
+    np.testing.assert_array_equal(asked, other_known)
+    assert sorted([*known, *asked]) == list(range(60))
+    assert [list(np.bincount(chosen.truth[part])) for part in (known, asked)] == [[10, 10, 10], [10, 10, 10]]
+
+
+def test_random_architectures_are_drawn_by_seeds_that_other_ensembles_do_not_share():
+    from training.config import TrainConfig
+
+    drawn = [
+        ensemble.member_settings(TrainConfig(arch="random_cnn", seed=seed), index, Path("x"))
+        for seed in (0, 1)
+        for index in range(1, 9)
+    ]
+    assert len({one.seed for one in drawn}) == 16
+    assert all(one.options["draw"] == one.seed for one in drawn)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--members", "1", "--data", "bands"], "needs two models or more, got 0 joined and 1 to train"),
+        (["--join", "nowhere", "runs/pair/member-01"], "there is no model nowhere"),
+        (["--join", "runs/pair/member-01", "runs/pair"], "member-01 is named twice; name each model once"),
+        (["--join", "saved_models/pair", "saved_models/strange", "--data", "bands"], "strange lacks anger and also has fear"),
+        (["--join", "saved_models/pair", "saved_models/four-of-them"], "there is no model saved_models/four-of-them"),
+        (["--join", "runs/pair", "--out", "runs/pair"], "runs/pair exists already; choose another --out"),
+        (["--join", "runs/pair", "--export", "pair"], "saved_models/pair exists already"),
+        (["--members", "2", "--data", "bands", "--option", "colour=red"], "random_cnn has no option 'colour'"),
+        (["--members", "2", "--data", "bands", "--balance", "age"], "can't balance by age"),
+        (["--resume", "runs/pair", "--epochs", "3"], "leave out --epochs"),
+        (["--resume", "runs/pair/member-01"], "lacks ensemble.json"),
+        (["--join", "runs/unfinished", "runs/pair"], "is not trained yet; finish it with python -m training.train --resume"),
+    ],
+)
+def test_wrong_ensembles_are_refused_in_one_line_before_anything_is_trained(inside, capsys, words, expected):
+    from fer_keras.models.exported import export_model
+    from fer_keras.models.registry import ModelSpec
+
+    if not (inside / "saved_models/strange").exists():
+        spec = ModelSpec("cnn", 3, 32, 1, {"layers": [4], "convs_per_stage": 1})
+        labels = ("neutral", "happiness", "fear")
+        export_model(spec.build(), spec, inside / "saved_models/strange", {"labels": labels, "trained_on": "nothing"})
+        shutil.copytree("runs/pair/member-01", "runs/unfinished", ignore=shutil.ignore_patterns("*.h5"))
+    before = {path for path in inside.rglob("*") if "runs" in path.parts}
+    assert expected in refused(capsys, *words)
+    assert {path for path in inside.rglob("*") if "runs" in path.parts} == before
+
+
+def test_a_member_whose_loss_is_no_number_is_dropped_and_too_few_are_refused(inside, capsys):
+    words = ["--members", "2", "--data", "bands", "--out", "runs/wild", *TINY, "--optimizer", "sgd", "--lr", "1e6"]
+    line = refused(capsys, *words)
+    assert "no member is left of 2; lower the learning rate (now 1e+06)" in line
+    assert set(json.loads((inside / "runs/wild/ensemble.json").read_text())["failed"]) == {"member-01", "member-02"}
+
+
+def test_a_damaged_plan_is_told(tmp_path):
+    (tmp_path / "ensemble.json").write_text("{")
+    with pytest.raises(FerError, match=r"ensemble.json can't be read .*begin the ensemble anew"):
+        ensemble._read_plan(tmp_path)
