@@ -11,11 +11,11 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "fer_keras" / "__init__.py"
 setup(
     name="fer_keras",
     version=VERSION,
-    description="Facial expression recognition with TensorFlow/Keras: prepare, train, evaluate, export",
+    description="Facial expression recognition with TensorFlow/Keras: prepare, train, audit, export, stream",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
-    packages=find_packages(include=["fer_keras", "fer_keras.*", "training", "training.*"]),
-    package_data={"training": ["configs/*.yaml"]},
+    packages=find_packages(include=["fer_keras", "fer_keras.*", "training", "training.*", "serving", "serving.*"]),
+    package_data={"training": ["configs/*.yaml"], "serving": ["templates/*", "static/*"]},
     python_requires=">=3.10,<3.14",  # the Pythons that TensorFlow 2.21 has wheels for
     install_requires=[
         "tensorflow>=2.18,<2.23",  # from 2.18 on built for NumPy 2; a minor release may change what a seed gives
@@ -29,11 +29,21 @@ setup(
         "Pillow>=10.3,<14",  # 10.3 closes a buffer overflow in decoding
         "opencv-python>=4.10,<5",  # 5.0 has no CascadeClassifier and none of its xml files
         "mtcnn>=1.0,<2",  # carries its weights since 1.0
+        "joblib>=1.3,<2",  # those weights are joblib files, compressed with lz4
+        "lz4>=4.3,<5",
+        "openvino>=2025.1,<2027",  # runs detector and models several times faster than TensorFlow on a CPU
+        "fairlearn>=0.12,<1",  # MetricFrame, under training.bias
+        "flask>=3.0.3,<4",
+        "prometheus-client>=0.20,<1",
         "PyYAML>=6.0.1,<7",
         "tqdm>=4.66,<5",
     ],
     extras_require={
+        "parquet": ["pyarrow>=17,<27"],  # serving.predict --parquet
+        "deploy": ["gunicorn>=22,<27"],  # 22 closes a request smuggling hole
         "test": [
+            "pyarrow>=17,<27",
+            "gunicorn>=22,<27",
             "pytest>=8,<10",
             "pytest-xdist>=3.5,<4",
             "ruff>=0.9,<1",

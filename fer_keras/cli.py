@@ -54,18 +54,22 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: CommandPars
         print(f"{parser.prog}: stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        from fer_keras.errors import FerError
-
         if args.debug:
             raise
-        known = isinstance(error, (FerError, OSError, MemoryError)) or _is_resource_error(error)
-        message = " ".join(str(error).split()) or type(error).__name__
-        if not known:
-            message = f"unexpected {type(error).__name__}: {message} (run again with --debug and report what it shows)"
-        elif isinstance(error, MemoryError):
-            message = f"not enough memory: {message}"
-        print(f"{parser.prog}: error: {message}", file=sys.stderr)
+        print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
         return 2
+
+
+def one_line(error: BaseException) -> str:
+    """An error as a line for its user."""
+    from fer_keras.errors import FerError
+
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {message}"
+    if isinstance(error, (FerError, OSError)) or _is_resource_error(error):
+        return message
+    return f"unexpected {type(error).__name__}: {message} (run again with --debug and report what it shows)"
 
 
 def import_tensorflow() -> None:
@@ -95,7 +99,7 @@ def import_tensorflow() -> None:
             os.close(stderr)
 
 
-def _is_resource_error(error: Exception) -> bool:
+def _is_resource_error(error: BaseException) -> bool:
     """TensorFlow's own words for a full disk, told apart by module so that TensorFlow need not be imported here."""
     return type(error).__module__.startswith("tensorflow") and type(error).__name__ in (
         "ResourceExhaustedError",

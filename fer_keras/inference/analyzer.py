@@ -1,0 +1,151 @@
+"""From the frames of a stream to tracked faces with what the model says of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fer_keras.detectors import Detector
+from fer_keras.errors import ConfigError
+from fer_keras.inference.recognizer import Recognizer
+from fer_keras.inference.tracking import SmoothedEmotions, Track, Tracker
+from fer_keras.types import TrackedFace
+
+#: How far another label must be ahead before it takes the place of the one shown.
+LABEL_LEAD = 0.1
+
+
+class Analyzer:
+    """Detector, tracker and recognizer on one stream. Not for several threads at once; a stream has one analyzer.
+
+    The detector runs every `detect_every_s`. Between, a detector that can (MTCNN) looks again at the known faces alone; with
+    another they are carried by their motion. All faces of a frame are recognised by one call of the model. A face that is
+    not seen in a frame keeps its values.
+
+    recognizer: may be replaced while the stream runs, by another thread too; smoothing then starts anew.
+    smoothing_s: time constant in which probabilities are averaged, at any frame rate; 0: each frame for itself.
+    detect_every_s: 0: every frame. tracker: with other settings than the default.
+    Raises ConfigError for times below 0.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        detector: Detector,
+        *,
+        smoothing_s: float = 0.5,
+        detect_every_s: float = 0.2,
+        tracker: Tracker | None = None,
+    ) -> None:
+        for name, value in (("smoothing_s", smoothing_s), ("detect_every_s", detect_every_s)):
+            if not value >= 0:
+                raise ConfigError(f"{name} is a time of 0 seconds or more, got {value}")
+        self.recognizer = recognizer
+        self.detector = detector
+        self.smoothing_s, self.detect_every_s = smoothing_s, detect_every_s
+        #: Seconds that the stages of the last frame took: "detect", "recognize", "track".
+        self.last_stage_s: dict[str, float] = {"detect": 0.0, "recognize": 0.0, "track": 0.0}
+        self._tracker = tracker or Tracker()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all faces, for another video: ids start from 1 again."""
+        self._tracker.reset()
+        self._emotions: dict[int, SmoothedEmotions] = {}
+        self._emotions_of: Recognizer | None = None
+        self._time_s: float | None = None
+        self._detected_s: float | None = None
+
+    def state(self) -> dict[str, Any]:
+        """All that is remembered of the frames until now, as JSON values. With `restore` a break is as if there had been none."""
+        return {
+            "tracker": self._tracker.state(),
+            "emotions": {str(key): value.state() for key, value in self._emotions.items()},
+            "time_s": self._time_s,
+            "detected_s": self._detected_s,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave, of an analyzer with the same models and settings."""
+        self._tracker.restore(state["tracker"])
+        self._emotions, self._emotions_of = {}, self.recognizer
+        for key, value in state["emotions"].items():
+            emotions = self._emotions[int(key)] = SmoothedEmotions(self.smoothing_s, LABEL_LEAD)
+            emotions.restore(value)
+        self._time_s, self._detected_s = state["time_s"], state["detected_s"]
+
+    def analyze(self, image_rgb: np.ndarray, time_s: float) -> list[TrackedFace]:
+        """The faces in the frame at this time of the stream, by id.
+
+        image_rgb: uint8 (h, w, 3). time_s: seconds, never less than the frame before; where it is less, another video has begun
+        and all is forgotten, as by `reset`.
+        """
+        if self._time_s is not None and time_s < self._time_s:
+            self.reset()
+        self._time_s = time_s
+        start = time.perf_counter()
+        self._tracker.advance(time_s)
+        tracking = time.perf_counter() - start
+
+        start = time.perf_counter()
+        spent = self._look(image_rgb, time_s)
+        found = time.perf_counter() - start
+        faces = [track for track in self._tracker.visible if _inside(track, image_rgb.shape)]
+
+        start = time.perf_counter()
+        recognizer = self.recognizer  # another thread may put in another one meanwhile
+        if recognizer is not self._emotions_of:
+            self._emotions, self._emotions_of = {}, recognizer
+        self._recognize(recognizer, image_rgb, faces, time_s)
+        self.last_stage_s = {"detect": spent, "recognize": time.perf_counter() - start, "track": tracking + found - spent}
+        return [self._shown(recognizer, track, time_s) for track in faces if track.track_id in self._emotions]
+
+    def _look(self, image: np.ndarray, time_s: float) -> float:
+        """Find the faces. Returns the seconds that the detector took; the rest is the tracker's."""
+        spent = 0.0
+        tracks = self._tracker.tracks
+        if self._detected_s is None or time_s - self._detected_s >= self.detect_every_s - 1e-6:
+            start = time.perf_counter()
+            detections = self.detector.detect(image)
+            spent += time.perf_counter() - start
+            self._detected_s = time_s
+            # A face that the whole search overlooks, one turned away say, may still be seen by looking right there.
+            tracks = self._tracker.update(detections)
+        if tracks and hasattr(self.detector, "refine"):
+            start = time.perf_counter()
+            found = self.detector.refine(image, [track.box_xyxy_px for track in tracks])
+            spent += time.perf_counter() - start
+            self._tracker.correct(tracks, found)
+        return spent
+
+    def _recognize(self, recognizer: Recognizer, image: np.ndarray, faces: list[Track], time_s: float) -> None:
+        fresh = [track for track in faces if not track.missed or track.track_id not in self._emotions]
+        if fresh:
+            probabilities = recognizer.recognize(image, [track.box_xyxy_px for track in fresh])
+            for track, row in zip(fresh, probabilities, strict=True):
+                emotions = self._emotions.setdefault(track.track_id, SmoothedEmotions(self.smoothing_s, LABEL_LEAD))
+                emotions.add(row, time_s)
+        self._emotions = {key: value for key, value in self._emotions.items() if self._tracker.knows(key)}
+
+    def _shown(self, recognizer: Recognizer, track: Track, time_s: float) -> TrackedFace:
+        emotions = self._emotions[track.track_id]
+        confidence = float(emotions.probabilities[emotions.shown])
+        return TrackedFace(
+            track_id=track.track_id,
+            box_xyxy_px=track.box_xyxy_px,
+            score=track.score,
+            probabilities=tuple(map(float, emotions.probabilities)),
+            label=recognizer.labels[emotions.shown],
+            confidence=confidence,
+            uncertain=confidence < recognizer.uncertain_below,
+            detected=track.detected_s == time_s,
+            landmarks_xy_px=track.landmarks_xy_px,
+        )
+
+
+def _inside(track: Track, shape: tuple[int, ...]) -> bool:
+    """Whether the middle of the face is in the picture."""
+    return bool(0 <= track.centre[0] < shape[1] and 0 <= track.centre[1] < shape[0])

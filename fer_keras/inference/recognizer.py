@@ -1,0 +1,112 @@
+"""From faces in a picture to calibrated probabilities, cropped exactly as the model's training faces were."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_keras.data.images import crop_box, resize, to_channels
+from fer_keras.errors import ConfigError, DataError, ModelError
+from fer_keras.inference.runtimes import open_runtime
+from fer_keras.models.exported import read_metadata
+
+#: Confidence below which an answer is called uncertain, where metadata.json has no "uncertain_below". Calibrated: of the
+#: answers just above it about half are right.
+DEFAULT_UNCERTAIN_BELOW = 0.5
+
+#: (x1, y1, x2, y2) in pixels, as in Detection.
+Box = Sequence[float]
+
+
+class Recognizer:
+    """An exported model (single or ensemble) at work on faces in pictures. May be used by several threads at once.
+
+    path: the folder, saved_models/NAME. runtime: "auto", "openvino" or "tensorflow", see `runtimes.open_runtime`.
+    uncertain_below: confidence, 0 to 1, below which an answer counts as uncertain; None: the model's own, else
+        DEFAULT_UNCERTAIN_BELOW.
+    Raises ModelError where the folder is no exported model or can't be loaded, ConfigError for a wrong setting.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, runtime: str = "auto", uncertain_below: float | None = None) -> None:
+        self.path = Path(path)
+        self.metadata: Mapping[str, Any] = read_metadata(path)
+        if uncertain_below is None:
+            uncertain_below = self.metadata.get("uncertain_below", DEFAULT_UNCERTAIN_BELOW)
+        if not isinstance(uncertain_below, (int, float)) or not 0 <= uncertain_below <= 1:
+            raise ConfigError(f"uncertain_below is a confidence from 0 to 1, got {uncertain_below!r}")
+        self.uncertain_below = float(uncertain_below)
+        self.runtime, self._predict = open_runtime(self.path, self.metadata, runtime)
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self.metadata["name"]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the probabilities."""
+        return tuple(self.metadata["labels"])
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the faces that the model takes, in pixels."""
+        return int(self.metadata["input"]["height"])
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return int(self.metadata["input"]["channels"])
+
+    def crops(self, image_rgb: np.ndarray, boxes_xyxy_px: Sequence[Box]) -> np.ndarray:
+        """The faces in these boxes as the model takes them: uint8 (n, size, size, channels).
+
+        image_rgb: uint8 (h, w, 3). The same steps, functions and margin as in `training.prepare --crop`, bit by bit.
+        Raises DataError for another picture, or a box without area inside it.
+        """
+        if not isinstance(image_rgb, np.ndarray) or image_rgb.dtype != np.uint8 or image_rgb.ndim != 3 or image_rgb.shape[2] != 3:
+            got = f"{image_rgb.dtype} {image_rgb.shape}" if isinstance(image_rgb, np.ndarray) else type(image_rgb).__name__
+            raise DataError(f"a recognizer takes uint8 (h, w, 3) RGB, got {got}")
+        size, channels, margin = self.image_size, self.channels, float(self.metadata["crop_margin"])
+        faces = np.empty((len(boxes_xyxy_px), size, size, channels), np.uint8)
+        for face, box in zip(faces, boxes_xyxy_px, strict=True):
+            face[:] = resize(to_channels(crop_box(image_rgb, tuple(map(float, box)), margin), channels), size)
+        return faces
+
+    def predict(self, faces: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities: float32 (n, classes), rows sum to 1.
+
+        faces: uint8 (n, size, size, channels), from `crops`, of one picture or of several.
+        Raises ModelError for another shape or dtype.
+        """
+        expected = (self.image_size, self.image_size, self.channels)
+        if not isinstance(faces, np.ndarray) or faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[1:] != expected:
+            got = f"{faces.dtype} {faces.shape}" if isinstance(faces, np.ndarray) else type(faces).__name__
+            raise ModelError(f"model {self.name} takes uint8 faces of shape (n, {', '.join(map(str, expected))}), got {got}")
+        if not len(faces):
+            return np.empty((0, len(self.labels)), np.float32)
+        return _calibrated(self._predict(faces), float(self.metadata["temperature"]))
+
+    def recognize(self, image_rgb: np.ndarray, boxes_xyxy_px: Sequence[Box]) -> np.ndarray:
+        """Calibrated probabilities of the faces in these boxes, float32 (n, classes), by one call of the model."""
+        return self.predict(self.crops(image_rgb, boxes_xyxy_px))
+
+    def recognize_many(self, images_rgb: Sequence[np.ndarray], boxes_xyxy_px: Sequence[Sequence[Box]]) -> list[np.ndarray]:
+        """As `recognize` for pictures of several streams, all their faces in one call of the model."""
+        if len(images_rgb) != len(boxes_xyxy_px):
+            raise DataError(f"each picture needs its boxes, got {len(images_rgb)} pictures and boxes of {len(boxes_xyxy_px)}")
+        if not images_rgb:
+            return []
+        faces = [self.crops(image, boxes) for image, boxes in zip(images_rgb, boxes_xyxy_px, strict=True)]
+        ends = np.cumsum([len(each) for each in faces])
+        return np.split(self.predict(np.concatenate(faces)), ends[:-1])
+
+
+def _calibrated(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Softmax of the logarithms divided by the temperature (Guo et al. 2017): float32, rows sum to 1."""
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,106 @@
+"""What runs an exported model: TensorFlow, or OpenVINO, which reads the same SavedModel folder and needs no TensorFlow."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_keras.errors import ModelError
+from fer_keras.models.exported import load_exported, probe_pixels
+from fer_keras.runtime import choose_runtime, compile_openvino, openvino_core
+
+#: How far probabilities of the two runtimes may lie apart.
+TOLERANCE = 1e-3
+#: Faces in one call at most, so that memory stays small.
+MAX_BATCH = 64
+
+#: uint8 (n, h, w, c) -> float32 (n, classes). May be called by several threads at once.
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+def open_runtime(path: Path, metadata: Mapping[str, Any], wanted: str = "auto") -> tuple[str, Predict]:
+    """Open the SavedModel of an exported model: ("openvino" or "tensorflow", its predict function).
+
+    wanted: "openvino", "tensorflow", or "auto": OpenVINO where it is installed and gives what TensorFlow gives, else
+    TensorFlow, with a warning. Compared are the probabilities of a probe batch: with those that TensorFlow gave when the model
+    was exported, where metadata.json has them, else with what it gives now, which takes its loading.
+    Raises ConfigError for an unknown runtime or one that is not installed, ModelError where the model can't be loaded, or
+    OpenVINO is asked for by name and does not agree.
+    """
+    path = Path(path)
+    name = choose_runtime(wanted)
+    if name == "tensorflow":
+        return name, _by_tensorflow(path)
+    reference: Predict | None = None
+    try:
+        predict = _by_openvino(path, metadata)
+        size = metadata["input"]
+        pixels = probe_pixels(size["height"], size["channels"])
+        expected = _recorded(metadata, len(pixels))
+        if expected is None:
+            reference = _by_tensorflow(path)
+            expected = reference(pixels)
+        difference = float(np.abs(predict(pixels) - expected).max())
+        if not difference <= TOLERANCE:  # "not <=" is true for NaN as well
+            raise ModelError(
+                f"model {metadata['name']}: OpenVINO's probabilities differ from TensorFlow's by {difference:.2g}, allowed is "
+                f"{TOLERANCE:g}; run it with TensorFlow"
+            )
+    except ModelError as error:
+        if wanted == "openvino":
+            raise
+        fallback = reference or _by_tensorflow(path)  # a damaged model is told here, in its own words
+        warnings.warn(f"{error}. TensorFlow runs it instead, slower", stacklevel=3)
+        return "tensorflow", fallback
+    return name, predict
+
+
+def _recorded(metadata: Mapping[str, Any], rows: int) -> np.ndarray | None:
+    """What TensorFlow gave for the probe batch when the model was exported, or None where it was not recorded."""
+    probe = metadata.get("probe")
+    try:
+        probabilities = np.asarray(probe["probabilities"], np.float32)
+    except (TypeError, KeyError, ValueError):
+        return None
+    return probabilities if probabilities.shape == (rows, len(metadata["labels"])) else None
+
+
+def _by_tensorflow(path: Path) -> Predict:
+    model = load_exported(path)
+    return lambda pixels: model.predict(pixels, batch_size=MAX_BATCH)
+
+
+def _by_openvino(path: Path, metadata: Mapping[str, Any]) -> Predict:
+    size = metadata["input"]
+    expected = [size["height"], size["width"], size["channels"]]
+    try:
+        model = openvino_core().read_model(str(path))
+        inputs, outputs = model.inputs, model.outputs
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError(f"it has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+        shape = [each.get_length() if each.is_static else None for each in inputs[0].get_partial_shape()]
+        classes = outputs[0].get_partial_shape()[1].get_length()
+        if shape[1:] != expected or classes != len(metadata["labels"]):
+            raise ValueError(
+                f"it takes pictures of {shape[1:]} and gives {classes} probabilities, metadata.json says {expected} and "
+                f"{len(metadata['labels'])}"
+            )
+        request = compile_openvino(model).create_infer_request()
+    except Exception as error:  # OpenVINO raises RuntimeError for all that it can't read or run
+        raise ModelError(f"OpenVINO can't run the SavedModel in {path} ({' '.join(str(error).split())[:200]})") from error
+    one_at_a_time = threading.Lock()
+
+    def predict(pixels: np.ndarray) -> np.ndarray:
+        result = np.empty((len(pixels), classes), np.float32)
+        with one_at_a_time:
+            for start in range(0, len(pixels), MAX_BATCH):
+                rows = slice(start, start + MAX_BATCH)
+                result[rows] = request.infer([np.ascontiguousarray(pixels[rows])], share_inputs=True, share_outputs=True)[0]
+        return result
+
+    return predict

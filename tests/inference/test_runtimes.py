@@ -1,0 +1,103 @@
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from fer_keras.errors import ConfigError, ModelError
+from fer_keras.inference.recognizer import Recognizer
+from fer_keras.models.exported import load_exported, probe_pixels, read_metadata
+
+openvino = pytest.mark.skipif(not find_spec("openvino"), reason="needs OpenVINO, which is not installed")
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return np.random.default_rng(3).integers(0, 256, (70, 48, 48, 1), np.uint8)
+
+
+@openvino
+def test_both_runtimes_give_the_same_probabilities_for_any_number_of_faces(shipped, faces):
+    fast, sure = Recognizer(shipped, runtime="openvino"), Recognizer(shipped, runtime="tensorflow")
+    assert (fast.runtime, sure.runtime) == ("openvino", "tensorflow")
+    for count in (0, 1, 5, 70):
+        assert fast.predict(faces[:count]).shape == (count, 8)
+        assert np.abs(fast.predict(faces[:count]) - sure.predict(faces[:count])).max(initial=0) < 1e-3
+
+
+@openvino
+def test_openvino_is_chosen_where_installed_and_loads_no_tensorflow(shipped):
+    code = (
+        "import sys; from fer_keras.inference.recognizer import Recognizer; "
+        f"print(Recognizer({str(shipped)!r}).runtime, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["openvino", "False"]
+
+
+def test_without_openvino_tensorflow_is_chosen(shipped, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert Recognizer(shipped).runtime == "tensorflow"
+    with pytest.raises(ConfigError, match="pip install openvino"):
+        Recognizer(shipped, runtime="openvino")
+
+
+@openvino
+def test_where_openvino_disagrees_tensorflow_runs_with_a_warning(edited_model, shipped, faces):
+    recorded = np.array(read_metadata(shipped)["probe"]["probabilities"])
+    recorded[2, 0] += 0.01
+    folder = edited_model(probe={"probabilities": recorded.tolist()})
+    with pytest.warns(UserWarning, match=r"differ from TensorFlow's by 0\.01, allowed is 0\.001.*TensorFlow runs it instead"):
+        model = Recognizer(folder)
+    assert model.runtime == "tensorflow"
+    assert np.allclose(model.predict(faces), Recognizer(shipped).predict(faces), atol=1e-3)
+    with pytest.raises(ModelError, match="run it with TensorFlow"):
+        Recognizer(folder, runtime="openvino")
+
+
+@openvino
+@pytest.mark.parametrize("probe", [None, "lost", {"probabilities": [[1.0]]}, {"probabilities": "lost"}])
+def test_a_model_without_recorded_answers_is_compared_with_tensorflow_itself(edited_model, probe):
+    assert Recognizer(edited_model(probe=probe)).runtime == "openvino"
+
+
+def test_the_shipped_models_record_what_tensorflow_says_of_the_probe_batch(shipped):
+    for folder in (shipped, shipped.parent / "drawn-densenet121"):
+        model = load_exported(folder)
+        probabilities = model.predict(probe_pixels(model.image_size, model.channels))
+        assert np.abs(np.array(model.metadata["probe"]["probabilities"]) - probabilities).max() < 1e-4
+
+
+@pytest.mark.parametrize(("size", "channels"), [(48, 1), (96, 3), (1, 1)])
+def test_the_probe_batch_is_five_different_pictures(size, channels):
+    pixels = probe_pixels(size, channels)
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (5, size, size, channels))
+    assert np.array_equal(pixels, probe_pixels(size, channels))
+    if size > 1:
+        assert len({each.tobytes() for each in pixels}) == 5
+
+
+@pytest.mark.parametrize("runtime", ["auto", "tensorflow", pytest.param("openvino", marks=openvino)])
+def test_a_damaged_savedmodel_is_told(shipped, tmp_path, runtime):
+    shutil.copytree(shipped, tmp_path / "m")
+    (tmp_path / "m" / "saved_model.pb").write_bytes(b"lost")
+    with pytest.raises(ModelError, match=f"the SavedModel in {tmp_path / 'm'}"):
+        Recognizer(tmp_path / "m", runtime=runtime)
+
+
+@pytest.mark.parametrize("runtime", ["auto", "tensorflow", pytest.param("openvino", marks=openvino)])
+def test_metadata_of_another_model_is_told(edited_model, runtime):
+    spec = json.loads(json.dumps({**read_metadata(edited_model())["spec"], "classes": 2}))
+    folder = edited_model("other", labels=["yes", "no"], spec=spec)
+    with pytest.raises(ModelError, match="8"):
+        Recognizer(folder, runtime=runtime)
+
+
+def test_an_unknown_runtime_and_a_missing_model_are_told(shipped, tmp_path):
+    with pytest.raises(ConfigError, match="unknown runtime 'cuda'; choose from auto, tensorflow, openvino"):
+        Recognizer(shipped, runtime="cuda")
+    with pytest.raises(ModelError, match=r"nothing is not an exported model: there is no such folder"):
+        Recognizer(tmp_path / "nothing")
