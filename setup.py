@@ -33,26 +33,38 @@ setup(
         "lz4>=4.3,<5",
         "openvino>=2025.1,<2027",  # runs detector and models several times faster than TensorFlow on a CPU
         "fairlearn>=0.12,<1",  # MetricFrame, under training.bias
-        "flask>=3.0.3,<4",
+        "flask>=3.1,<4",  # 3.1 limits the body of a single request
+        "werkzeug>=3.1,<4",
+        "cheroot>=10,<12",  # serves serving.app: bounded threads, endless answers unbuffered
         "prometheus-client>=0.20,<1",
         "PyYAML>=6.0.1,<7",
         "tqdm>=4.66,<5",
     ],
     extras_require={
         "parquet": ["pyarrow>=17,<27"],  # serving.predict --parquet
-        "deploy": ["gunicorn>=22,<27"],  # 22 closes a request smuggling hole
+        "deploy": ["gunicorn>=23,<28"],  # 22 and 23 close request smuggling holes
         "test": [
             "pyarrow>=17,<27",
-            "gunicorn>=22,<27",
+            "gunicorn>=23,<28",
             "pytest>=8,<10",
             "pytest-xdist>=3.5,<4",
+            "requests>=2.32,<3",
             "ruff>=0.9,<1",
+            "schemathesis>=4,<5",  # throws what the API description allows, and what not, at the running server
+            "selenium>=4.20,<5",  # drives Chromium
             "scikit-image>=0.24,<1",  # ships a photograph with a real face
         ],
     },
     entry_points={
         "console_scripts": [
-            f"fer-{name}=training.{name}:main" for name in ("prepare", "visualize", "train", "evaluate", "apply", "compare")
+            f"fer-{name}={room}.{name}:main"
+            for room, names in {
+                "training": (
+                    "prepare visualize train evaluate apply compare kfold bias synthesize mitigate robustness ensemble"
+                ).split(),
+                "serving": "app predict desktop".split(),
+            }.items()
+            for name in names
         ]
     },
     license="MIT",

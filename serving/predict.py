@@ -102,7 +102,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0 where a picture could be read, else 2."""
+    """Run the command; returns its exit code: 0 where a picture or video could be read, else 2."""
     return cli.run(_command, build_parser(), argv)
 
 
@@ -135,12 +135,14 @@ def _find(args: argparse.Namespace) -> tuple[list[Picture], bool]:
         "videos": (videos.VIDEO_SUFFIXES, "video"),
     }[args.only]
     files = find_pictures(args.paths, args.recursive, suffixes, what)
-    films = [file for file in files if videos.is_video(file.path)]
     if args.only is not None:
-        files = films if args.only == "videos" else [file for file in files if not videos.is_video(file.path)]
+        # A file that is named itself is taken whatever it is called, unless it is called like the other kind.
+        others = videos.VIDEO_SUFFIXES if args.only == "pictures" else IMAGE_SUFFIXES
+        files = [file for file in files if not file.path.name.lower().endswith(others)]
         if not files:
             raise DataError(f"--only {args.only}, but there is no {what} in {', '.join(args.paths)}")
         return files, args.only == "videos"
+    films = [file for file in files if videos.is_video(file.path)]
     if films and len(films) < len(files):
         raise ConfigError(
             f"{_count(len(files) - len(films), 'picture')} and {_count(len(films), 'video')} give different tables; run once "
@@ -359,7 +361,7 @@ def _finish_videos(
             f"Model: {recognizer.name}"
             + (f", combined by {recognizer.how}" if len(recognizer.recognizers) > 1 else "")
             + f"; faces found by {args.detector}; "
-            + ("every frame" if every == 1 else f"each {every}th frame")
+            + ("every frame" if every == 1 else f"one frame in {every}")
             + " analysed."
         ]
         write_whole(args.report, video_report.page_of(summaries, labels, about))

@@ -1,0 +1,158 @@
+"""The pages: the stream, the models, and the one that asks for the token."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response, abort, current_app, redirect, render_template, request, send_file, url_for
+from werkzeug.exceptions import NotFound
+
+from fer_keras.detectors import DETECTORS
+from serving import markdown, security
+from serving.api import answer_error, engine
+from serving.uploads import RequestError
+
+pages = Blueprint("pages", __name__)
+
+#: What may lie beside a model and be shown with it. No SVG: it may hold scripts.
+_IMAGES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+#: Reports of `training.evaluate` and `training.bias` are one HTML file each. They are shown without any right.
+_REPORTS = {".html": "text/html; charset=utf-8"}
+_REPORT_CSP = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+@pages.before_app_request
+def enter() -> Any:
+    """`?token=` at a page lets this browser in, and leaves the address bar."""
+    token = engine().config.token
+    given = request.args.get("token")
+    if token and given is not None and request.method == "GET" and request.blueprint == "pages":
+        if not security.token_fits(given, token):
+            return _login_page("That is not the token.")
+        kept = {name: value for name, value in request.args.items() if name != "token"}
+        response = redirect(url_for(request.endpoint, **(request.view_args or {}), **kept))
+        security.set_cookie(response, request, token)
+        return response
+    return None
+
+
+@pages.get("/")
+def live() -> str:
+    """The stream, the visitor's own webcam, and uploads."""
+    running = engine()
+    limits = {
+        "imageMb": running.config.max_image_mb,
+        "videoMb": running.config.max_video_mb,
+        "videoS": running.config.max_video_s,
+    }
+    return render_template(
+        "live.html", models=list(running.metadata), streams=running.streams, detectors=DETECTORS, limits=limits,
+        blur=running.config.blur,
+        detector=running.config.detector,
+    )  # fmt: skip
+
+
+@pages.get("/models")
+def models() -> str:
+    """All models."""
+    return render_template("models.html", models=engine().metadata, title="Models")
+
+
+@pages.get("/models/<name>")
+def model(name: str) -> str:
+    """One model: what it is, how good it is, and for whom."""
+    path, metadata = _model(name)
+    card = path / "README.md"
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and _showable(file)]
+    return render_template(
+        "model.html",
+        title=name,
+        name=name,
+        metadata=metadata,
+        card=markdown.render(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else "",
+        images=[file.name for file in files if file.suffix.lower() in _IMAGES],
+        reports=[file.name for file in files if file.suffix.lower() in _REPORTS],
+        confusion=_confusion(path),
+    )
+
+
+@pages.get("/models/<name>/<file>")
+def model_file(name: str, file: str) -> Response:
+    """A picture or report that lies beside a model."""
+    path, _ = _model(name)
+    wanted = path / file
+    if not re.fullmatch(r"[\w-][\w.-]*", file) or not wanted.is_file() or not _showable(wanted):
+        abort(404)
+    kind = {**_IMAGES, **_REPORTS}[wanted.suffix.lower()]
+    response = send_file(wanted.resolve(), mimetype=kind)
+    if wanted.suffix.lower() in _REPORTS:
+        response.headers["Content-Security-Policy"] = _REPORT_CSP
+    return response
+
+
+@pages.get("/login")
+def login() -> Any:
+    """Asks for the token."""
+    return redirect(url_for("pages.live")) if engine().config.token is None else _login_page()
+
+
+@pages.post("/login")
+def give_token() -> Any:
+    """Lets a browser in that gives the token."""
+    token = engine().config.token
+    if token is None or not security.token_fits(request.form.get("token", ""), token):
+        return _login_page("That is not the token.")
+    response = redirect(url_for("pages.live"))
+    security.set_cookie(response, request, token)
+    return response
+
+
+@pages.app_errorhandler(RequestError)
+def refused(error: RequestError) -> Any:
+    """Whoever comes with a browser and without the token is asked for it; all others are told in JSON."""
+    asks_for_page = request.method == "GET" and request.blueprint == "pages"
+    return _login_page() if error.status == 401 and asks_for_page else answer_error(error)
+
+
+@pages.app_errorhandler(NotFound)
+def missing(error: NotFound) -> Any:
+    """A page for people, JSON for programs."""
+    if request.method == "GET" and request.accept_mimetypes.best == "text/html" and not request.path.startswith("/api/"):
+        return render_template("message.html", title="Not found", text="There is no such page."), 404
+    return answer_error(error)
+
+
+def _login_page(message: str = "") -> Any:
+    response = current_app.make_response((render_template("login.html", title="Token", message=message), 401))
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _model(name: str) -> tuple[Path, dict[str, Any]]:
+    running = engine()
+    if name not in running.paths:
+        abort(404)
+    return running.paths[name], running.metadata[name]
+
+
+def _showable(file: Path) -> bool:
+    """Whether a file may be shown. A link could lead out of the model's folder."""
+    return file.suffix.lower() in {**_IMAGES, **_REPORTS} and not file.is_symlink()
+
+
+def _confusion(path: Path) -> dict[str, Any] | None:
+    """The table confusion.csv that `training.evaluate` writes: rows are the true labels, columns the predicted ones."""
+    file = path / "confusion.csv"
+    if not file.is_file() or file.is_symlink():
+        return None
+    with file.open(encoding="utf-8", newline="") as lines:
+        head, *rows = list(csv.reader(lines))
+    try:
+        counts = [[int(float(cell)) for cell in row[1:]] for row in rows]
+    except ValueError:
+        return None
+    cells = [[(count, count / max(1, sum(row))) for count in row] for row in counts if len(row) == len(head) - 1]
+    return {"predicted": head[1:], "rows": list(zip([row[0] for row in rows], cells, strict=False))}

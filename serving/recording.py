@@ -1,0 +1,90 @@
+"""Results written down as a table while a stream runs: numbers only, never a picture, and never without end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+
+from fer_keras.types import TrackedFace
+
+_CHUNK = 1 << 16
+
+
+class Recording:
+    """One recording. Thread-safe. It is kept in a nameless temporary file, which is gone when the server is.
+
+    One row a face, and one with an empty track_id for a frame without any. A probability column for each of `labels`, empty
+    where the model that was used has no such label. It ends by itself at `max_rows`.
+    """
+
+    def __init__(self, source: str, labels: Sequence[str], max_rows: int) -> None:
+        self.source, self.labels, self.max_rows = source, tuple(labels), max_rows
+        self.started_at = datetime.now(timezone.utc)
+        self.rows = 0
+        self.active = True
+        self._lock = threading.Lock()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the recording is there
+        self._size = 0
+        columns = ["time", "time_s", "source", "model", "track_id", "x1", "y1", "x2", "y2", "label", "confidence", "uncertain"]
+        self._write([[*columns, *(f"p_{label}" for label in self.labels)]])
+
+    def add(self, captured_at: float, time_s: float, model: str, labels: Sequence[str], faces: Sequence[TrackedFace]) -> None:
+        """Write the faces of one frame. Does nothing once the recording has ended."""
+        when = datetime.fromtimestamp(captured_at, timezone.utc).isoformat(timespec="milliseconds")
+        common = [when, f"{time_s:.3f}", self.source, model]
+        rows = []
+        for face in faces:
+            known = dict(zip(labels, face.probabilities, strict=True))
+            rows.append(
+                [*common, face.track_id, *(f"{edge:.1f}" for edge in face.box_xyxy_px)]
+                + [face.label, f"{face.confidence:.4f}", int(face.uncertain)]
+                + [f"{known[label]:.4f}" if label in known else "" for label in self.labels]
+            )
+        rows = rows or [[*common, *[""] * (8 + len(self.labels))]]
+        with self._lock:
+            if not self.active:
+                return
+            rows = rows[: self.max_rows - self.rows]
+            self._write(rows)
+            self.rows += len(rows)
+            self.active = self.rows < self.max_rows
+
+    def stop(self) -> None:
+        """End it; what was written stays."""
+        with self._lock:
+            self.active = False
+
+    def status(self) -> dict[str, object]:
+        """For the page and the API."""
+        return {
+            "active": self.active,
+            "rows": self.rows,
+            "max_rows": self.max_rows,
+            "started_at": self.started_at.isoformat(timespec="seconds"),
+        }
+
+    def chunks(self) -> Iterator[bytes]:
+        """What has been written until now, piece by piece; a recording that goes on does not make it endless."""
+        with self._lock:
+            end = self._size
+        position = 0
+        while position < end:
+            with self._lock:
+                self._file.seek(position)
+                piece = self._file.read(min(_CHUNK, end - position))
+            if not piece:
+                return
+            position += len(piece)
+            yield piece
+
+    def _write(self, rows: Sequence[Sequence[object]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        data = text.getvalue().encode()
+        self._file.seek(self._size)
+        self._file.write(data)
+        self._size += len(data)

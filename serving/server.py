@@ -1,0 +1,111 @@
+"""The HTTP server of `python -m serving.app`: cheroot, a threaded server in plain Python that runs wherever Python does.
+
+Flask's own is for development (unbounded threads, no time limits), waitress keeps megabytes of an endless answer in memory
+before a slow viewer holds it back, and gunicorn runs on Unix only and decides itself how it stops.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from fer_keras.errors import ConfigError
+from serving.settings import ServerConfig, is_loopback
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+log = logging.getLogger("fer_keras.serving")
+
+#: After a signal the process is gone in this time, whatever a driver or a client does.
+STOP_S = 2.5
+#: A client that takes or gives nothing for so long is dropped.
+CLIENT_TIMEOUT_S = 10
+#: What the system may hold back for a slow viewer, who would else see what was seconds ago.
+SEND_BUFFER_BYTES = 192 * 1024
+_DRAIN_BYTES = 1 << 16
+
+
+def serve(app: Flask, config: ServerConfig) -> int:
+    """Serve until SIGTERM or SIGINT, then close everything within STOP_S. Returns the exit code.
+
+    Raises ConfigError where the address can't be listened on.
+    """
+    server = make_server(app, config)
+    engine = app.extensions["fer_keras"]
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
+    threading.Thread(target=server.serve, name="accept", daemon=True).start()
+    address = f"http://{'localhost' if config.host in ('127.0.0.1', '::1') else config.host}:{server.bind_addr[1]}/"
+    if not is_loopback(config.host):
+        log.warning("this is plain HTTP: on a network that others use, put a proxy with TLS in front")
+    print(f"{address}  (Ctrl-C stops)", flush=True)
+    engine.start()
+    while not stopping.wait(0.5):  # a wait without end would not see signals on Windows
+        pass
+    # The rest is done by a thread that this one does not wait for longer than promised.
+    closing = threading.Thread(target=lambda: (engine.close(), server.stop()), daemon=True)
+    closing.start()
+    closing.join(STOP_S)
+    log.info("stopped")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads inside a camera driver or a model can't be ended, and would crash a Python that winds down around them.
+    os._exit(0)
+
+
+def make_server(app: Flask, config: ServerConfig) -> Any:
+    """A cheroot server that listens already; `serve()` answers. Raises ConfigError where the address can't be taken."""
+    from cheroot import wsgi
+    from cheroot.server import HTTPConnection, HTTPRequest
+
+    class Request(HTTPRequest):
+        """Reads away what an early answer left unread, in small pieces; cheroot would take it into memory at once."""
+
+        def send_headers(self) -> None:
+            if self.chunked_read and self.status[:1] in (b"4", b"5"):
+                self.close_connection = True  # where the body of such a request ends is not known without reading it
+            while not self.close_connection and not self.chunked_read and getattr(self.rfile, "remaining", 0) > 0:
+                if not self.rfile.read(min(_DRAIN_BYTES, self.rfile.remaining)):
+                    break
+            super().send_headers()
+
+    class Connection(HTTPConnection):
+        RequestHandlerClass = Request
+
+    server = wsgi.Server(
+        (config.host, config.port),
+        app,
+        numthreads=config.threads,
+        server_name="fer_keras",
+        request_queue_size=128,
+        timeout=CLIENT_TIMEOUT_S,
+        shutdown_timeout=1,
+    )
+    server.ConnectionClass = Connection
+    server.max_request_body_size = config.largest_body
+    server.error_log = _log
+    try:
+        server.prepare()
+    except OSError as error:
+        raise ConfigError(
+            f"{config.host}:{config.port} can't be listened on ({error.strerror or error}); choose another --port"
+        ) from error
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    return server
+
+
+def _log(message: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+    # Clients that go away are no news.
+    log.log(level if level >= logging.WARNING else logging.DEBUG, message, exc_info=traceback)

@@ -1,0 +1,150 @@
+// What the three panels share: asking the server, cards of people, boxes over pictures.
+
+export const byId = (id) => document.getElementById(id);
+export const limits = JSON.parse(document.body.dataset.limits);
+
+const grey = "#7f8791"; // of faces whose label is uncertain, as in the stream
+const colours = new Map(); // of labels, by model
+
+export async function ask(url, options = {}) {
+  const answer = await fetch(url, options);
+  if (!answer.ok) {
+    let text = `${answer.status} ${answer.statusText}`;
+    try {
+      text = (await answer.json()).error.message;
+    } catch {
+      // not ours, such as a proxy's page
+    }
+    throw new Error(text);
+  }
+  return answer;
+}
+
+export const postJson = async (url, value) =>
+  (await ask(url, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) })).json();
+
+export function say(text, isError = false) {
+  const message = byId("message");
+  message.textContent = text;
+  message.classList.toggle("error", isError);
+}
+
+export async function loadModels() {
+  const { models } = await (await ask("/api/models")).json();
+  for (const model of models) {
+    colours.set(model.name, new Map(model.labels.map((label, index) => [label, model.colours[index]])));
+  }
+  return new Map(models.map((model) => [model.name, model]));
+}
+
+export const colourOf = (model, label) => colours.get(model)?.get(label) ?? grey;
+const isDarkScheme = matchMedia("(prefers-color-scheme: dark)");
+
+// The colours were chosen for white paper; on a dark page the darkest would not be seen.
+export function onPage(colour) {
+  if (!isDarkScheme.matches || !isDark(colour, 105)) return colour;
+  return `color-mix(in srgb, ${colour} 45%, white)`;
+}
+
+export const percent = (share) => `${Math.round(100 * share)}%`;
+
+// Cards are kept from one result to the next: rebuilding them ten times a second would lose what a reader has selected.
+export class People {
+  constructor(box) {
+    this.box = box;
+    this.cards = new Map();
+  }
+
+  show(faces, model) {
+    const seen = new Set();
+    faces.forEach((face, index) => {
+      const key = `${face.id ?? index + 1}|${model}`;
+      seen.add(key);
+      if (!this.cards.has(key)) this.cards.set(key, this.makeCard(face, face.id ?? index + 1, model));
+      this.fill(this.cards.get(key), face, model);
+    });
+    for (const [key, card] of this.cards) {
+      if (!seen.has(key)) {
+        card.root.remove();
+        this.cards.delete(key);
+      }
+    }
+  }
+
+  makeCard(face, number, model) {
+    const root = document.createElement("section");
+    root.className = "person";
+    root.setAttribute("aria-label", `Person ${number}`);
+    const head = document.createElement("h3");
+    const name = document.createElement("span");
+    const sure = document.createElement("span");
+    head.append(name, sure);
+    const list = document.createElement("ol");
+    const bars = new Map();
+    for (const label of Object.keys(face.probabilities)) {
+      const line = document.createElement("li");
+      const text = document.createElement("span");
+      text.textContent = label;
+      const track = document.createElement("div");
+      track.className = "track";
+      track.setAttribute("aria-hidden", "true");
+      const fill = document.createElement("div");
+      fill.className = "fill";
+      track.append(fill);
+      const value = document.createElement("span");
+      line.append(text, track, value);
+      list.append(line);
+      bars.set(label, { fill, value });
+    }
+    root.append(head, list);
+    this.box.append(root);
+    return { root, name, sure, bars, number };
+  }
+
+  fill(card, face, model) {
+    card.name.textContent = `${card.number}: ${face.uncertain ? "uncertain" : face.label}`;
+    card.sure.textContent = percent(face.confidence);
+    card.root.style.borderLeftColor = face.uncertain ? grey : onPage(colourOf(model, face.label));
+    for (const [label, bar] of card.bars) {
+      const share = face.probabilities[label] ?? 0;
+      bar.fill.style.background = onPage(colourOf(model, label));
+      bar.fill.style.width = `${100 * share}%`;
+      bar.value.textContent = percent(share);
+    }
+  }
+}
+
+// Boxes as the server draws them into its stream. scale: from the picture's pixels to the canvas's.
+export function drawBoxes(context, faces, model, scale = 1) {
+  const size = Math.max(13, Math.min(26, context.canvas.width / 42));
+  context.lineWidth = Math.max(2, context.canvas.width / 320);
+  context.font = `600 ${size}px system-ui, sans-serif`;
+  context.textBaseline = "top";
+  faces.forEach((face, index) => {
+    const [x1, y1, x2, y2] = face.box.map((edge) => edge * scale);
+    const colour = face.uncertain ? grey : colourOf(model, face.label);
+    const text = `${face.id ?? index + 1} ${face.uncertain ? "uncertain" : face.label} ${percent(face.confidence)}`;
+    const high = size * 1.45;
+    const wide = context.measureText(text).width + size * 0.7;
+    const left = Math.max(0, Math.min(x1, context.canvas.width - wide));
+    const top = y1 >= high ? y1 - high : Math.max(0, y1);
+    context.strokeStyle = context.fillStyle = colour;
+    context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    context.fillRect(left, top, wide, high);
+    context.fillStyle = isDark(colour, 150) ? "#fff" : "#000";
+    context.fillText(text, left + size * 0.35, top + size * 0.2);
+  });
+}
+
+function isDark(colour, below) {
+  const [red, green, blue] = [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
+  return 0.299 * red + 0.587 * green + 0.114 * blue < below;
+}
+
+export function saveAs(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}

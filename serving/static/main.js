@@ -1,0 +1,38 @@
+// The tabs, by mouse and by arrow keys.
+import { byId, loadModels, say } from "./common.js";
+import { showStream } from "./stream.js";
+import { stopWebcam } from "./webcam.js";
+import "./upload.js";
+
+const names = ["stream", "webcam", "upload"];
+
+function open(name, focus = false) {
+  for (const each of names) {
+    const tab = byId(`tab-${each}`);
+    tab.setAttribute("aria-selected", String(each === name));
+    tab.tabIndex = each === name ? 0 : -1;
+    byId(`panel-${each}`).hidden = each !== name;
+  }
+  if (focus) byId(`tab-${name}`).focus();
+  showStream(name === "stream");
+  if (name !== "webcam") stopWebcam();
+  say("");
+  history.replaceState(null, "", name === "stream" ? location.pathname : `#${name}`);
+}
+
+names.forEach((name, index) => {
+  byId(`tab-${name}`).addEventListener("click", () => open(name));
+  byId(`tab-${name}`).addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step) open(names[(index + step + names.length) % names.length], true);
+    if (event.key === "Home") open(names[0], true);
+    if (event.key === "End") open(names.at(-1), true);
+  });
+});
+
+try {
+  await loadModels(); // for the labels' colours
+} catch (error) {
+  say(error.message, true);
+}
+open(names.includes(location.hash.slice(1)) ? location.hash.slice(1) : "stream");

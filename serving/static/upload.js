@@ -1,0 +1,169 @@
+// A picture or a video that the visitor chooses.
+import { ask, byId, colourOf, drawBoxes, limits, People, say } from "./common.js";
+import { meanOf, Timeline } from "./chart.js";
+
+const people = new People(byId("upload-people"));
+const timeline = new Timeline(byId("upload-timeline"), byId("upload-legend"), null);
+const image = byId("upload-image");
+const video = byId("upload-video");
+const boxes = byId("upload-boxes");
+const csv = byId("upload-csv");
+let stop = null; // of what is being analysed now
+let frames = []; // of the video that is shown
+
+const options = () => ({ model: byId("upload-model").value, detector: byId("upload-detector").value, faces: byId("upload-faces").value });
+
+function reset() {
+  stop?.abort();
+  stop = new AbortController();
+  frames = [];
+  for (const link of [csv.href, video.src]) if (link?.startsWith("blob:")) URL.revokeObjectURL(link);
+  video.removeAttribute("src");
+  for (const part of [image, video, boxes, csv, byId("upload-screen"), byId("upload-timeline"), byId("upload-progress"), byId("upload-stop"), byId("upload-heading")]) part.hidden = true;
+  people.show([], "");
+  timeline.setLabels([], []);
+  say("");
+}
+
+async function analyse(file) {
+  if (!file) return;
+  reset();
+  const isVideo = file.type.startsWith("video/");
+  const most = isVideo ? limits.videoMb : limits.imageMb;
+  if (file.size > most * 2 ** 20) {
+    say(`${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB; at most ${most} are taken.`, true);
+    return;
+  }
+  say(`Analysing ${file.name}...`);
+  const { signal } = stop;
+  try {
+    await (isVideo ? analyseVideo(file, signal) : analyseImage(file, signal));
+  } catch (error) {
+    if (!signal.aborted) say(error.message, true);
+  } finally {
+    if (!signal.aborted) byId("upload-stop").hidden = byId("upload-progress").hidden = true;
+  }
+}
+
+async function analyseImage(file, signal) {
+  const form = new FormData();
+  form.append("image", file);
+  for (const [name, value] of Object.entries(options())) form.append(name, value);
+  const answer = await (await ask("/api/predict", { method: "POST", body: form, signal })).json();
+  // The browser turns a picture upright as the server does, by its EXIF orientation.
+  const bitmap = await createImageBitmap(file);
+  image.width = bitmap.width;
+  image.height = bitmap.height;
+  const context = image.getContext("2d");
+  context.drawImage(bitmap, 0, 0);
+  drawBoxes(context, answer.faces, answer.model, bitmap.width / answer.width);
+  image.hidden = byId("upload-screen").hidden = byId("upload-heading").hidden = false;
+  byId("upload-heading").textContent = "Faces";
+  people.show(answer.faces, answer.model);
+  const count = answer.faces.length;
+  say(count ? `${count} ${count === 1 ? "face" : "faces"} in ${file.name}.` : `No face was found in ${file.name}.`);
+  giveCsv([{ time_s: "", faces: answer.faces }]);
+}
+
+async function analyseVideo(file, signal) {
+  const form = new FormData();
+  form.append("video", file);
+  for (const [name, value] of Object.entries(options())) form.append(name, value);
+  const progress = byId("upload-progress");
+  progress.removeAttribute("value");
+  progress.hidden = byId("upload-stop").hidden = false;
+  const answer = await ask("/api/video", { method: "POST", body: form, signal });
+  const model = byId("upload-model").value;
+  let info = null;
+  for await (const line of linesOf(answer.body)) {
+    if (signal.aborted) return;
+    if (line.type === "error") throw new Error(line.message);
+    if (line.type === "video") {
+      info = line;
+      timeline.setLabels(line.labels, line.labels.map((label) => colourOf(line.model, label)));
+      video.src = URL.createObjectURL(file);
+      for (const part of [video, boxes, byId("upload-screen"), byId("upload-timeline"), byId("upload-heading")]) part.hidden = false;
+      byId("upload-heading").textContent = "People at this moment";
+      boxes.width = line.width;
+      boxes.height = line.height;
+      showMoment(model, frames);
+    } else if (line.type === "frame") {
+      frames.push(line);
+      timeline.add(line.time_s, meanOf(line.faces, info.labels));
+      if (frames.length % 5 === 0) timeline.draw();
+      if (info.duration_s) progress.value = Math.min(1, line.time_s / Math.min(info.duration_s, info.limit_s));
+    } else if (line.type === "end") {
+      const ids = new Set(frames.flatMap((frame) => frame.faces.map((face) => face.id)));
+      const cut = line.truncated ? ` Only the first ${Math.round(info.limit_s)} s were analysed.` : "";
+      say(`${line.frames} frames of ${file.name} analysed, ${ids.size} ${ids.size === 1 ? "person" : "people"} seen. Play it to see the boxes.${cut}`);
+    }
+  }
+  timeline.draw();
+  giveCsv(frames);
+}
+
+async function* linesOf(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) yield JSON.parse(line);
+  }
+}
+
+// What was found at the moment that the video shows. mine: the frames this began with; others mean another upload.
+function showMoment(model, mine) {
+  if (mine !== frames) return;
+  let found = null;
+  for (const frame of mine) {
+    if (frame.time_s > video.currentTime + 0.001) break;
+    found = frame;
+  }
+  const faces = found && video.currentTime - found.time_s < 0.5 ? found.faces : [];
+  const context = boxes.getContext("2d");
+  context.clearRect(0, 0, boxes.width, boxes.height);
+  drawBoxes(context, faces, model);
+  people.show(faces, model);
+  setTimeout(() => requestAnimationFrame(() => showMoment(model, mine)), 60);
+}
+
+function giveCsv(rows) {
+  const labels = Object.keys(rows.find((row) => row.faces.length)?.faces[0].probabilities ?? {});
+  const head = ["time_s", "face", "x1", "y1", "x2", "y2", "label", "confidence", "uncertain", ...labels.map((label) => `p_${label}`)];
+  const lines = [head];
+  for (const { time_s, faces } of rows) {
+    faces.forEach((face, index) =>
+      lines.push([time_s, face.id ?? index + 1, ...face.box, face.label, face.confidence, Number(face.uncertain), ...labels.map((label) => face.probabilities[label])]),
+    );
+    if (!faces.length) lines.push([time_s, ...Array(head.length - 1).fill("")]);
+  }
+  const quoted = (cell) => (/[",\n]/.test(cell) ? `"${String(cell).replaceAll('"', '""')}"` : cell);
+  csv.href = URL.createObjectURL(new Blob([lines.map((line) => line.map(quoted).join(",")).join("\n") + "\n"], { type: "text/csv" }));
+  csv.hidden = false;
+}
+
+const form = byId("upload-form");
+form.addEventListener("submit", (event) => event.preventDefault());
+byId("upload-file").addEventListener("change", (event) => analyse(event.target.files[0]));
+for (const name of ["upload-model", "upload-detector", "upload-faces"]) {
+  byId(name).addEventListener("change", () => analyse(byId("upload-file").files[0]));
+}
+byId("upload-stop").addEventListener("click", () => {
+  reset();
+  say("Stopped.");
+});
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  form.addEventListener(kind, (event) => {
+    event.preventDefault();
+    form.classList.toggle("over", kind === "dragover");
+  });
+}
+form.addEventListener("drop", (event) => {
+  if (event.dataTransfer.files.length) {
+    byId("upload-file").files = event.dataTransfer.files;
+    analyse(event.dataTransfer.files[0]);
+  }
+});

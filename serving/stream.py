@@ -1,0 +1,431 @@
+"""One source watched by many: captured once, analysed once, drawn and encoded once.
+
+    capture thread -> slot with the latest frame -> analysis thread -> update (result + JPEG) -> every viewer
+
+A viewer waits for the next update and takes whatever is the latest then, so a slow one sees fewer pictures and delays nobody.
+The threads run only while somebody watches or records, and some seconds more.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fer_keras.errors import FerError
+from fer_keras.types import TrackedFace
+from serving import live_picture
+from serving.recording import Recording
+from serving.sources import Frame, Source, SourceLostError
+
+if TYPE_CHECKING:
+    from fer_keras.detectors import Detector
+    from fer_keras.inference.recognizer import Recognizer
+    from serving.metrics import Metrics
+    from serving.settings import ServerConfig
+
+log = logging.getLogger("fer_keras.serving")
+
+#: How often something is looked at that can't wake the one who waits for it.
+TICK_S = 0.2
+#: How often a notice is sent again while there is nothing else, so that connections which are gone are noticed.
+NOTICE_S = 1.0
+
+
+class TooManyError(FerError):
+    """As many as are allowed are there already."""
+
+
+class Backoff:
+    """How long to wait before trying again: 0.5 s, then twice as long each time, up to 15 s; from the start after success."""
+
+    def __init__(self, first_s: float = 0.5, longest_s: float = 15.0) -> None:
+        self.first_s, self.longest_s = first_s, longest_s
+        self._next_s = first_s
+
+    def next_s(self) -> float:
+        """Seconds to wait now."""
+        wait_s = self._next_s
+        self._next_s = min(self.longest_s, 2 * wait_s)
+        return wait_s
+
+    def reset(self) -> None:
+        """It worked."""
+        self._next_s = self.first_s
+
+
+class Slot:
+    """Room for one frame between two threads.
+
+    keep_all: `put` waits until the frame before was taken; else a frame that nobody took gives way to the newer one.
+    """
+
+    def __init__(self, keep_all: bool) -> None:
+        self.keep_all = keep_all
+        self._frame: Frame | None = None
+        self._changed = threading.Condition()
+
+    def put(self, frame: Frame, stop: threading.Event) -> bool:
+        """Returns whether an older frame had to give way."""
+        with self._changed:
+            while self.keep_all and self._frame is not None and not stop.is_set():
+                self._changed.wait(TICK_S)
+            dropped, self._frame = self._frame, frame
+            self._changed.notify_all()
+            if dropped is not None and dropped.restarted and not frame.restarted:
+                # That another take begins must not be lost with the frame that said so.
+                self._frame = Frame(frame.rgb, frame.time_s, frame.captured_at, restarted=True)
+            return dropped is not None
+
+    def take(self, timeout_s: float) -> Frame | None:
+        """The latest frame, which leaves the slot; None where none came in time."""
+        with self._changed:
+            if self._frame is None:
+                self._changed.wait(timeout_s)
+            frame, self._frame = self._frame, None
+            if frame is not None:
+                self._changed.notify_all()
+            return frame
+
+
+@dataclass
+class Update:
+    """What viewers get: the latest result, and its picture where somebody looks at pictures."""
+
+    sequence: int
+    captured_at: float
+    result: dict[str, Any] | None
+    status: dict[str, Any]
+    jpeg: bytes | None
+
+    @functools.cached_property
+    def event(self) -> str:
+        """As JSON, made once for all listeners."""
+        return json.dumps({"sequence": self.sequence, "result": self.result, "status": self.status}, separators=(",", ":"))
+
+
+class _Run:
+    """One time that the source is open: what its two threads share."""
+
+    def __init__(self, keep_all: bool) -> None:
+        self.stop = threading.Event()
+        self.slot = Slot(keep_all)
+        self.threads: list[threading.Thread] = []
+
+
+class Stream:
+    """A source with its viewers. Thread-safe.
+
+    key: how it is named in URLs. recognizer, detector: give one by name, loading it where needed; may raise FerError.
+    all_labels: of every model that could be chosen, for the columns of recordings.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        source: Source,
+        config: ServerConfig,
+        metrics: Metrics,
+        *,
+        model: str,
+        recognizer: Callable[[str], Recognizer],
+        detector: Callable[[str], Detector],
+        all_labels: Callable[[], tuple[str, ...]],
+    ) -> None:
+        self.key, self.source, self.config, self.metrics = key, source, config, metrics
+        self._make_recognizer, self._make_detector, self._all_labels = recognizer, detector, all_labels
+        self.model, self.detector = model, config.detector
+        self._changed = threading.Condition()
+        self._source_turn = threading.Lock()
+        self._run: _Run | None = None
+        self._closed = False
+        self._watching = {"picture": 0, "events": 0}
+        self._unwatched_since = time.monotonic()
+        self._recording: Recording | None = None
+        self._latest: Update | None = None
+        self._sequence = 0
+        self._state, self._message = "idle", "nobody watches"
+        self._counts = {"captured": 0, "analysed": 0, "skipped": 0, "reconnects": 0, "faces": 0}
+        self._analysed_at: deque[float] = deque(maxlen=60)
+        self._latencies_s: deque[float] = deque(maxlen=60)
+
+    # --- for viewers ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def watch(self, kind: str) -> Iterator[Callable[[float], Update | None]]:
+        """Watch the stream: gives a function that waits for an update newer than the one it gave before.
+
+        kind: "picture" (updates have a JPEG) or "events" (they may not). The function takes the seconds to wait at most,
+        and returns None where nothing came. Raises TooManyError where as many as allowed watch already.
+        """
+        with self._changed:
+            if self._watching[kind] >= self.config.max_viewers:
+                raise TooManyError(f"{self._watching[kind]} watch already, which is the most allowed; try again later")
+            self._watching[kind] += 1
+            self._counted()
+            self._start()
+        seen = self._sequence if kind == "picture" else self._sequence - 1
+
+        def following(timeout_s: float) -> Update | None:
+            nonlocal seen
+            end = time.monotonic() + timeout_s
+            with self._changed:
+                while not self._closed:
+                    latest = self._latest
+                    if latest and latest.sequence > seen and (kind != "picture" or latest.jpeg):
+                        seen = latest.sequence
+                        return latest
+                    left = end - time.monotonic()
+                    if left <= 0:
+                        return None
+                    self._changed.wait(left)
+            return None
+
+        try:
+            yield following
+        finally:
+            with self._changed:
+                self._watching[kind] -= 1
+                self._unwatched_since = time.monotonic()
+                self._counted()
+
+    def snapshot(self, timeout_s: float = 8.0) -> bytes | None:
+        """One picture with its boxes, as JPEG; None where none came in time."""
+        with self.watch("picture") as following:
+            update = following(timeout_s)
+        return update.jpeg if update else None
+
+    def choose(self, model: str | None = None, detector: str | None = None) -> None:
+        """Go on with another model or detector, which is loaded first. Raises FerError where that fails."""
+        if model is not None:
+            self._make_recognizer(model)
+            self.model = model
+        if detector is not None:
+            self._make_detector(detector)
+            self.detector = detector
+
+    def record(self, on: bool) -> None:
+        """Start a new recording in place of the last, or end the one that runs; what is so already stays so."""
+        with self._changed:
+            running = self._recording is not None and self._recording.active
+            if on and not running:
+                self._recording = Recording(self.key, self._all_labels(), self.config.record_rows)
+                self._start()
+            elif not on and self._recording is not None:
+                self._recording.stop()
+                self._unwatched_since = time.monotonic()
+            self.metrics.recording.labels(self.key).set(int(on))
+
+    @property
+    def recording(self) -> Recording | None:
+        """The recording that runs, or the last one; None where there was none."""
+        return self._recording
+
+    def status(self) -> dict[str, Any]:
+        """For the page and the API: JSON values."""
+        times = list(self._analysed_at)
+        now = time.monotonic()
+        recent = [at for at in times if now - at < 2.0]
+        fps = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
+        latencies = sorted(self._latencies_s) if recent else []
+        recording = self._recording
+        return {
+            "source": self.key,
+            "title": self.source.title,
+            "state": self._state,
+            "message": self._message,
+            "model": self.model,
+            "detector": self.detector,
+            "fps": round(fps, 1),
+            "latency_ms": round(1000 * latencies[len(latencies) // 2], 1) if latencies else None,
+            **self._counts,
+            "viewers": self._watching["picture"],
+            "listeners": self._watching["events"],
+            "blur": self.config.blur,
+            "recording": recording.status() if recording else None,
+        }
+
+    def close(self, deadline: float) -> None:
+        """Send everybody away and stop. deadline: of time.monotonic(), until which threads are waited for."""
+        with self._changed:
+            self._closed = True
+            run = self._run
+            if run:
+                run.stop.set()
+            if self._recording:
+                self._recording.stop()
+            self._changed.notify_all()
+        for thread in run.threads if run else ():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    # --- inside --------------------------------------------------------------------------------------------------------
+
+    def _counted(self) -> None:
+        for kind, number in self._watching.items():
+            self.metrics.viewers.labels(self.key, kind).set(number)
+
+    def _wanted(self) -> bool:
+        recording = self._recording is not None and self._recording.active
+        return recording or any(self._watching.values())
+
+    def _start(self) -> None:
+        """Start the threads where they don't run. The lock is held."""
+        if self._closed or (self._run and not self._run.stop.is_set()):
+            return
+        run = self._run = _Run(keep_all=not self.source.live)
+        self._latest = None  # what was seen before is not shown as if it were now
+        self._state, self._message = "connecting", f"opening {self.source.title}"
+        for work in (self._capture, self._analyse):
+            thread = threading.Thread(target=work, args=(run,), name=f"{work.__name__}-{self.key}", daemon=True)
+            run.threads.append(thread)
+            thread.start()
+
+    def _stopped_unwanted(self, run: _Run) -> bool:
+        """Whether nobody has wanted anything for some time; the run is stopped then, under the lock that starts runs."""
+        with self._changed:
+            if self._wanted() or time.monotonic() - self._unwatched_since < self.config.idle_stop_s:
+                return False
+            run.stop.set()
+            self._state, self._message = "idle", "nobody watches"
+            self._latest = None
+            return True
+
+    def _capture(self, run: _Run) -> None:
+        # A run that was stopped may still sit in a read that takes seconds; the device is for one at a time.
+        while not self._source_turn.acquire(timeout=TICK_S):
+            if run.stop.is_set():
+                return
+        try:
+            backoff = Backoff()
+            while not run.stop.is_set():
+                try:
+                    self.source.open()
+                    self._read_until_stopped(run, backoff)
+                except Exception as error:  # a driver may raise anything; the stream outlives it
+                    if not isinstance(error, SourceLostError):
+                        log.exception("source %s failed", self.key)
+                        self.metrics.errors.labels("source").inc()
+                    self.source.close()
+                    wait_s = backoff.next_s()
+                    if not run.stop.is_set():
+                        self._counts["reconnects"] += 1
+                        self.metrics.reconnects.labels(self.key).inc()
+                        reason = str(error) if isinstance(error, FerError) else f"{self.source.title} failed"
+                        self._state, self._message = "lost", f"{reason}; trying again in {wait_s:g} s"
+                        log.warning("%s", self._message)
+                    run.stop.wait(wait_s)
+        finally:
+            self.source.close()
+            self._source_turn.release()
+
+    def _read_until_stopped(self, run: _Run, backoff: Backoff) -> None:
+        captured = self.metrics.frames.labels(self.key, "captured")
+        skipped = self.metrics.frames.labels(self.key, "skipped")
+        opened = time.monotonic()
+        while not run.stop.is_set():
+            frame = self.source.read()
+            if run.stop.is_set():
+                return
+            self._state, self._message = "live", ""
+            if time.monotonic() - opened > 5:  # not at once: a source that dies again and again is not to be hammered
+                backoff.reset()
+            self._counts["captured"] += 1
+            captured.inc()
+            if run.slot.put(frame, run.stop):
+                self._counts["skipped"] += 1
+                skipped.inc()
+
+    def _analyse(self, run: _Run) -> None:
+        from fer_keras.inference.analyzer import Analyzer
+
+        analyzer: Analyzer | None = None
+        last_notice = 0.0
+        while not run.stop.is_set() and not self._stopped_unwanted(run):
+            frame = run.slot.take(TICK_S)
+            try:
+                if analyzer is None:
+                    self._publish_notice("Connecting", f"opening {self.source.title} with {self.model}")
+                    analyzer = Analyzer(self._make_recognizer(self.model), self._make_detector(self.detector))
+                if frame is not None:
+                    self._analyse_frame(analyzer, frame)
+                elif self._state != "live" and time.monotonic() - last_notice >= NOTICE_S:
+                    last_notice = time.monotonic()
+                    titles = {"connecting": "Connecting", "lost": "Camera lost", "idle": "Stopped"}
+                    self._publish_notice(titles[self._state], self._message)
+            except Exception as error:  # one frame that fails must not end the stream
+                log.exception("analysis of %s failed", self.key)
+                self.metrics.errors.labels("analysis").inc()
+                text = str(error) if isinstance(error, FerError) else "the analysis failed; the server's log says why"
+                self._publish_notice("Error", text)
+                run.stop.wait(NOTICE_S)
+
+    def _analyse_frame(self, analyzer: Any, frame: Frame) -> None:
+        if frame.restarted:
+            analyzer.reset()
+        # Taken here, between two frames, and not put in by the one who chose.
+        analyzer.recognizer = recognizer = self._make_recognizer(self.model)
+        analyzer.detector, detector_name = self._make_detector(self.detector), self.detector
+        faces = analyzer.analyze(frame.rgb, frame.time_s)[: self.config.max_faces]
+        stages_s = dict(analyzer.last_stage_s)
+        recording = self._recording
+        if recording is not None and recording.active:
+            recording.add(frame.captured_at, frame.time_s, self.model, recognizer.labels, faces)
+            self.metrics.recording.labels(self.key).set(int(recording.active))
+        jpeg = None
+        if self._watching["picture"]:
+            start = time.perf_counter()
+            picture = live_picture.draw_live(frame.rgb, faces, recognizer.labels, self.config.blur)
+            drawn = time.perf_counter()
+            jpeg = live_picture.encode_jpeg(picture, self.config.jpeg_quality)
+            stages_s |= {"draw": drawn - start, "encode": time.perf_counter() - drawn}
+        stages_s["total"] = max(0.0, time.time() - frame.captured_at)
+        self._analysed_at.append(time.monotonic())
+        self._latencies_s.append(stages_s["total"])
+        self._counts["analysed"] += 1
+        self._counts["faces"] += len(faces)
+        self.metrics.observe(stages_s)
+        self.metrics.frames.labels(self.key, "analysed").inc()
+        self.metrics.faces.labels("stream").inc(len(faces))
+        result = {
+            "time_s": round(frame.time_s, 3),
+            "captured_at": round(frame.captured_at, 3),
+            "width": frame.rgb.shape[1],
+            "height": frame.rgb.shape[0],
+            "model": self.model,
+            "detector": detector_name,
+            "stages_ms": {name: round(1000 * seconds, 2) for name, seconds in stages_s.items()},
+            "faces": [face_json(face, recognizer.labels) for face in faces],
+        }
+        self._publish(frame.captured_at, result, jpeg)
+
+    def _publish_notice(self, title: str, text: str) -> None:
+        jpeg = live_picture.notice_jpeg(title, text) if self._watching["picture"] else None
+        self._publish(time.time(), None, jpeg)
+
+    def _publish(self, captured_at: float, result: dict[str, Any] | None, jpeg: bytes | None) -> None:
+        status = self.status()
+        with self._changed:
+            self._sequence += 1
+            self._latest = Update(self._sequence, captured_at, result, status, jpeg)
+            self._changed.notify_all()
+
+
+def face_json(face: TrackedFace, labels: tuple[str, ...]) -> dict[str, Any]:
+    """A tracked face as JSON values."""
+    return {
+        "id": face.track_id,
+        "box": [round(edge, 1) for edge in face.box_xyxy_px],
+        "score": round(face.score, 4),
+        "label": face.label,
+        "confidence": round(face.confidence, 4),
+        "uncertain": face.uncertain,
+        "detected": face.detected,
+        "probabilities": {label: round(value, 4) for label, value in zip(labels, face.probabilities, strict=True)},
+    }

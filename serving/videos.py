@@ -1,0 +1,397 @@
+"""Faces in video files: read frame by frame, followed from frame to frame, and written to a table.
+
+The table grows in a file of its own beside the one that was asked for, with all that the analysis remembers. A run that was
+stopped goes on from there, and ends with the same table as one that was not: the faces' tracks and their smoothed
+probabilities are kept, not only the place. Drawn videos and pages are made from the finished table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_keras.errors import ConfigError, DataError
+from fer_keras.files import write_json
+from fer_keras.types import TrackedFace
+from serving.outputs import shown
+
+if TYPE_CHECKING:
+    from fer_keras.inference.analyzer import Analyzer
+    from serving.pictures import Picture
+
+#: What videos are called.
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp")
+#: How much work a stop by force may lose.
+CHECKPOINT_S = 5.0
+#: Frame rate of a file that tells none.
+_USUAL_FPS = 25.0
+_STATE_FORMAT = 1
+
+
+def is_video(path: str | os.PathLike) -> bool:
+    """Whether a file is called like a video."""
+    return os.fspath(path).lower().endswith(VIDEO_SUFFIXES)
+
+
+def quiet_decoder() -> None:
+    """Keep FFmpeg from writing a line for each damaged block to the terminal. Has to come before cv2 is imported."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+class VideoReader:
+    """The frames of a video file, one at a time, in order. A context manager.
+
+    fps: frames a second, as the file says. expected: how many frames it says it has, 0 where unknown. size_wh: in pixels.
+    read: how many frames came until now. time_s: the time of the last. Raises DataError where it can't be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        import cv2
+
+        self.path = Path(path)
+        # An absolute path is never taken for an address.
+        self._capture = cv2.VideoCapture(os.fspath(self.path.absolute()), cv2.CAP_FFMPEG)
+        width, height = (int(self._capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if not self._capture.isOpened() or width < 1 or height < 1:
+            self._capture.release()
+            raise DataError(f"{shown(path)} can't be read as a video; is the file complete, and its codec a usual one?")
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 1 <= fps <= 1000 else _USUAL_FPS
+        self.expected = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.size_wh = (width, height)
+        self.read, self.time_s = 0, -1.0
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._capture.release()
+
+    def frames(self, start: int = 0, every: int = 1) -> Iterator[tuple[int, float, np.ndarray]]:
+        """(number, seconds from the start, uint8 (h, w, 3) RGB) of each frame whose number is a multiple of `every`.
+
+        start: the first that is given; those before are read over, since jumping is not exact in every format.
+        The seconds are the file's own, which a telephone does not space evenly; they always grow.
+        """
+        import cv2
+
+        while self._capture.grab():
+            number = self.read
+            self.read += 1
+            told_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            self.time_s = told_s if told_s > self.time_s else max(0.0, self.time_s + 1 / self.fps)
+            if number < start or number % every:
+                continue
+            found, bgr = self._capture.retrieve()
+            if found and bgr is not None:
+                yield number, self.time_s, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+    @property
+    def lack(self) -> str | None:
+        """What is missing, once all frames have been read; None for a whole video. Counts in files may be off by some."""
+        if self.read == 0:
+            return "no frame of it can be read; is the file complete?"
+        if self.expected - self.read > max(2, 0.02 * self.expected):
+            return f"it ends after {self.read} of {self.expected} frames; the file is damaged or was cut short"
+        return None
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """One video that was analysed. frames: how many were; seconds: its length as far as it could be read.
+
+    error: what was missing of it; None where it was whole.
+    """
+
+    path: str
+    frames: int
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class FrameRows:
+    """The rows of one frame, read back from the table. number, time_s: None for a row that is about the whole video."""
+
+    path: str
+    number: int | None
+    time_s: float | None
+    faces: tuple[TrackedFace, ...]
+    error: str = ""
+
+
+def columns(labels: Sequence[str]) -> dict[str, str]:
+    """The columns of the table, and what is in each: "text", "number", "whole" or "truth"."""
+    kinds = {"path": "text", "status": "text", "frame": "whole", "time_s": "number", "track_id": "whole"}
+    kinds |= dict.fromkeys(("x1", "y1", "x2", "y2", "score"), "number")
+    kinds |= {"detected": "truth", "label": "text", "confidence": "number", "uncertain": "truth"}
+    return {**kinds, **{f"p_{label}": "number" for label in labels}, "error": "text"}
+
+
+class GrowingTable:
+    """A CSV file that is written frame by frame and can be gone on with after a break.
+
+    base: the file that was asked for; this one stands beside it as BASE.unfinished.csv, with BASE.unfinished.json, which has
+    the place and what the analyzer remembers. settings: JSON values that must be the same to go on.
+    One row a face, and one with status "no face" for a frame without any; "error" for what could not be read.
+    video, frame: where to go on. facts: of the videos that are done.
+    """
+
+    def __init__(self, base: Path, labels: Sequence[str], settings: Mapping[str, Any], restart: bool = False) -> None:
+        """Raises ConfigError where another command left its results under these names. restart: throw those away."""
+        self.path = base.with_name(f"{base.name}.unfinished.csv")
+        self._state_path = base.with_name(f"{base.name}.unfinished.json")
+        self.labels = tuple(labels)
+        self._width = len(columns(labels))
+        self._settings = json.loads(json.dumps({"format": _STATE_FORMAT, "labels": self.labels, **settings}))
+        self.video = self.frame = 0
+        self.facts: list[VideoFacts] = []
+        self.analyzer_state: dict[str, Any] | None = None
+        self._analysed = 0
+        self._saved_at = time.monotonic()
+        state = None if restart else self._left_over()
+        base.parent.mkdir(parents=True, exist_ok=True)
+        if state is None:
+            self._file: IO[bytes] = self.path.open("w+b")
+            self._write([list(columns(labels))])
+            self._save()
+        else:
+            self._file = self.path.open("r+b")
+            self._file.truncate(state["bytes"])  # what came after belongs to frames that are done again
+            self._file.seek(state["bytes"])
+            self.video, self.frame, self.analyzer_state = state["video"], state["frame"], state["analyzer"]
+            self._analysed = state["analysed"]
+            self.facts = [VideoFacts(**each) for each in state["facts"]]
+
+    def _left_over(self) -> dict[str, Any] | None:
+        if not self._state_path.exists():
+            return None
+        try:
+            state = json.loads(self._state_path.read_text("utf-8"))
+            different = sorted(
+                key for key in {*self._settings, *state["settings"]} if state["settings"].get(key) != self._settings.get(key)
+            )
+            whole = self.path.stat().st_size >= state["bytes"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            different, whole = [], False
+        if not whole:
+            raise ConfigError(f"{self._state_path} does not fit {self.path.name}; --restart begins anew")
+        if different:
+            raise ConfigError(
+                f"{self.path} has what another command did not finish ({', '.join(different)} differ); run that one again to "
+                "finish it, name another file, or begin anew with --restart"
+            )
+        return state
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether something was done before."""
+        return self.video > 0 or self.frame > 0
+
+    def add(self, path: Path, number: int, time_s: float, faces: Sequence[TrackedFace]) -> None:
+        """Write the rows of one frame."""
+        start = [shown(path), "ok" if faces else "no face", number, f"{time_s:.4f}"]
+        rows: list[list[object]] = []
+        for face in faces:
+            row = [*start, face.track_id, *(f"{edge:.1f}" for edge in face.box_xyxy_px), f"{face.score:.4f}", face.detected]
+            row += [face.label, f"{face.confidence:.6f}", face.uncertain, *(f"{value:.6f}" for value in face.probabilities), ""]
+            rows.append(row)
+        self._write(rows or [start + [""] * (self._width - len(start))])
+        self._analysed += 1
+
+    def checkpoint(self, frame: int, analyzer: Analyzer) -> None:
+        """All before `frame` is done. Saved every CHECKPOINT_S seconds, so that little is lost and little is written."""
+        if time.monotonic() - self._saved_at >= CHECKPOINT_S:
+            self.frame, self.analyzer_state = frame, analyzer.state()
+            self._save()
+
+    def next_video(self, path: Path, seconds: float, error: str | None) -> VideoFacts:
+        """This video is done. error: what could not be read of it."""
+        if error:
+            self._write([[shown(path), "error", *[""] * (self._width - 3), error]])
+        facts = VideoFacts(shown(path), self._analysed, round(seconds, 4), error)
+        self.facts.append(facts)
+        self.video, self.frame, self.analyzer_state, self._analysed = self.video + 1, 0, None, 0
+        self._save()
+        return facts
+
+    def rows(self) -> Iterator[FrameRows]:
+        """What was written, frame by frame."""
+        self._file.flush()
+        with self.path.open(encoding="utf-8", newline="") as file:
+            yield from read_rows(file, self.labels)
+
+    def close(self) -> None:
+        """Close it; what was written stays, and the same command goes on with it."""
+        self._file.close()
+
+    def finish(self, target: Path | None) -> None:
+        """Give the table the name that was asked for, or throw it away where none was."""
+        self.close()
+        if target is None:
+            self.path.unlink()
+        else:
+            os.replace(self.path, target)
+        self._state_path.unlink()
+
+    def _write(self, rows: Sequence[Sequence[object]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self._file.write(text.getvalue().encode())
+
+    def _save(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())  # the place must never be ahead of the rows
+        state = {"settings": self._settings, "bytes": self._file.tell(), "video": self.video, "frame": self.frame}
+        state |= {"analysed": self._analysed, "facts": [asdict(each) for each in self.facts], "analyzer": self.analyzer_state}
+        write_json(self._state_path, state)
+        self._saved_at = time.monotonic()
+
+
+def read_rows(file: IO[str], labels: Sequence[str]) -> Iterator[FrameRows]:
+    """The table of a video run, frame by frame; one is held at a time. file: opened with newline=""."""
+    here: tuple[str, str] | None = None
+    held: FrameRows | None = None
+    for row in csv.DictReader(file):
+        faces = (_face(row, labels),) if row["status"] == "ok" else ()
+        if held is not None and here == (row["path"], row["frame"]):
+            held = FrameRows(held.path, held.number, held.time_s, held.faces + faces)
+            continue
+        if held is not None:
+            yield held
+        here = (row["path"], row["frame"])
+        number, time_s = (int(row["frame"]), float(row["time_s"])) if row["frame"] else (None, None)
+        held = FrameRows(row["path"], number, time_s, faces, row["error"])
+    if held is not None:
+        yield held
+
+
+def _face(row: Mapping[str, str], labels: Sequence[str]) -> TrackedFace:
+    return TrackedFace(
+        track_id=int(row["track_id"]),
+        box_xyxy_px=(float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"])),
+        score=float(row["score"]),
+        probabilities=tuple(float(row[f"p_{label}"]) for label in labels),
+        label=row["label"],
+        confidence=float(row["confidence"]),
+        uncertain=row["uncertain"] == "True",
+        detected=row["detected"] == "True",
+    )
+
+
+def analyse_videos(
+    videos: Sequence[Picture], analyzer: Analyzer, table: GrowingTable, every: int = 1, progress: bool | None = None
+) -> Iterator[VideoFacts]:
+    """Write the faces of these videos to the table, from where it stands; gives the facts of each that is done.
+
+    every: frames whose number is no multiple of it are left out. progress: whether a bar is shown; None: on a terminal.
+    A video that can't be read, or not to its end, is told in the table and in its facts, and the next one follows.
+    """
+    from tqdm import tqdm
+
+    for video in videos[table.video :]:
+        try:
+            reader = VideoReader(video.path)
+        except DataError as error:
+            yield table.next_video(video.path, 0.0, str(error).removeprefix(shown(video.path)).strip())
+            continue
+        analyzer.reset()
+        if table.analyzer_state is not None:
+            analyzer.restore(table.analyzer_state)
+        bar = tqdm(
+            total=reader.expected or None,
+            desc=video.path.name,
+            unit="frame",
+            initial=table.frame,
+            disable=None if progress is None else not progress,
+            leave=False,
+        )
+        with reader, bar:
+            for number, time_s, image in reader.frames(table.frame, every):
+                table.add(video.path, number, time_s, analyzer.analyze(image, time_s))
+                table.checkpoint(number + 1, analyzer)
+                bar.update(number + 1 - bar.n)
+            seconds = reader.time_s + 1 / reader.fps if reader.read else 0.0
+        yield table.next_video(video.path, seconds, reader.lack)
+
+
+def draw_video(source: Path, rows: Iterable[FrameRows], labels: Sequence[str], target: Path, every: int = 1) -> None:
+    """Write a copy of a video with boxes, ids and labels as MP4, whole or not at all; without sound.
+
+    rows: of this video. every: as it was analysed; the frames between show what was seen last.
+    Raises DataError where it can't be read, or not be written.
+    """
+    import cv2
+    from tqdm import tqdm
+
+    from serving.live_picture import draw_live
+
+    coming = (row for row in rows if row.number is not None)
+    following = next(coming, None)
+    latest: FrameRows | None = None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.part.mp4")  # OpenCV tells the format by the name
+    try:
+        with VideoReader(source) as reader:
+            # MPEG-4 part 2 is what OpenCV's wheels can always write; for H.264 they need a library that is seldom there.
+            writer = cv2.VideoWriter(str(temporary), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), reader.fps, reader.size_wh)
+            if not writer.isOpened():
+                raise DataError(f"{shown(target)} can't be written; is there room, and can this OpenCV write MP4?")
+            written = 0
+            for number, _, image in tqdm(
+                reader.frames(), total=reader.expected or None, desc=f"drawing {source.name}", disable=None, leave=False
+            ):
+                while following is not None and following.number <= number:
+                    latest, following = following, next(coming, None)
+                faces = latest.faces if latest is not None and number - latest.number < every else ()
+                writer.write(draw_live(image, faces, labels))
+                written += 1
+            writer.release()
+        # The writer says nothing of a full disk.
+        with VideoReader(temporary) as check:
+            if check.expected != written:
+                raise DataError(f"{shown(target)} could not be written whole; is the disk full?")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_parquet() -> None:
+    """Raises ConfigError that says what to install where Parquet can't be written."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"--parquet needs pyarrow ({error}); pip install pyarrow, or write --csv") from error
+
+
+def write_parquet(table: GrowingTable, target: Path) -> None:
+    """The table as Parquet, whole or not at all, piece by piece whatever its length; numbers as in the CSV file."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from fer_keras.files import writing_whole
+
+    kinds = {"text": pa.string(), "number": pa.float64(), "whole": pa.int64(), "truth": pa.bool_()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in columns(table.labels).items()])
+    convert = pyarrow.csv.ConvertOptions(
+        column_types=schema, strings_can_be_null=True, quoted_strings_can_be_null=True, null_values=[""]
+    )
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    with (
+        pyarrow.csv.open_csv(table.path, parse_options=parse, convert_options=convert) as pieces,
+        writing_whole(target) as file,
+        pyarrow.parquet.ParquetWriter(file, schema) as writer,
+    ):
+        for piece in pieces:
+            writer.write_batch(piece)

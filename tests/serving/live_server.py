@@ -1,0 +1,70 @@
+"""A real server on loopback, in a thread of the test's process, and what asks it."""
+
+import contextlib
+import io
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+MODEL = ROOT / "saved_models" / "ferplus-cnn"
+TWIN_LABELS = ["calm", "glad", "amazed", "low", "cross", "put off", "afraid", "scornful"]
+
+
+class Running:
+    """A server that runs: its address, and what is inside."""
+
+    def __init__(self, app, server):
+        self.app, self.server, self.engine = app, server, app.extensions["fer_keras"]
+        self.port = server.bind_addr[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def ready(self):
+        assert self.engine.ready.wait(90), self.engine.failure
+
+
+@contextlib.contextmanager
+def serving(sources=None, **settings):
+    from serving.app import create_app
+    from serving.server import make_server
+    from serving.settings import ServerConfig
+
+    config = ServerConfig(**{"models": (str(MODEL),), "port": 0, "max_viewers": 8, "idle_stop_s": 0.5, **settings})
+    app = create_app(config, sources=sources)
+    running = Running(app, make_server(app, config))
+    thread = threading.Thread(target=running.server.serve, daemon=True)
+    thread.start()
+    running.engine.start()
+    try:
+        yield running
+    finally:
+        running.engine.close()
+        running.server.stop()
+        thread.join(5)
+
+
+def encoded(image, kind="PNG"):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind)
+    return file.getvalue()
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"did not happen within {seconds} s")
+
+
+def overlap(one, other):
+    """Intersection over union of two boxes."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(0, width) * max(0, height)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return shared / (sum(areas) - shared)

@@ -1,0 +1,694 @@
+"""The server over real HTTP: its answers, its stream, and what it refuses."""
+
+import base64
+import concurrent.futures
+import csv
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import numpy as np
+import pytest
+import requests
+from live_server import MODEL, ROOT, TWIN_LABELS, encoded, overlap, serving, wait_until
+
+from fer_keras.detectors import create_detector
+from fer_keras.inference.recognizer import Recognizer
+
+FACE_BOX = (178, 66, 268, 175)  # of the astronaut, by eye
+
+
+def post(server, path="/api/predict", **given):
+    return requests.post(server.url + path, timeout=60, **given)
+
+
+def message(answer):
+    assert answer.headers["Content-Type"] == "application/json", answer.text
+    error = answer.json()["error"]
+    assert error["status"] == answer.status_code
+    return error["message"]
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_face_is_found_and_read_as_the_library_reads_it(server, astronaut):
+    answer = post(server, files={"image": encoded(astronaut)}).json()
+    assert (answer["width"], answer["height"], answer["model"]) == (512, 512, "ferplus-cnn")
+    (face,) = answer["faces"]
+    assert overlap(face["box"], FACE_BOX) > 0.5
+    recognizer = Recognizer(MODEL)
+    (found,) = create_detector("mtcnn", 40).detect(astronaut)
+    expected = recognizer.recognize(astronaut, [found.box_xyxy_px])[0]
+    assert np.allclose(list(face["probabilities"].values()), expected, atol=1e-3)
+    assert list(face["probabilities"]) == list(recognizer.labels)
+    assert face["label"] == recognizer.labels[int(expected.argmax())]
+    assert face["confidence"] == pytest.approx(expected.max(), abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_the_usual_kinds_of_pictures_are_read(server, astronaut, kind):
+    assert len(post(server, files={"image": encoded(astronaut, kind)}).json()["faces"]) == 1
+
+
+def test_a_picture_may_come_as_file_as_base64_or_alone(server, astronaut):
+    data = encoded(astronaut, "JPEG")
+    text = base64.b64encode(data).decode()
+    answers = [
+        post(server, files={"image": ("../../etc/passwd", data, "text/html")}),
+        post(server, json={"image": text}),
+        post(server, json={"image": f"data:image/jpeg;base64,{text}"}),
+        post(server, data=data, headers={"Content-Type": "image/jpeg"}),
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len({answer.text for answer in answers}) == 1
+
+
+def test_a_picture_that_is_a_face_is_taken_whole(server, astronaut):
+    crop = astronaut[60:220, 170:285]
+    for given in (
+        {"files": {"image": encoded(crop)}, "data": {"faces": "full"}},
+        {"files": {"image": encoded(crop)}, "params": {"faces": "full"}},
+        {"json": {"image": base64.b64encode(encoded(crop)).decode(), "faces": "full"}},
+    ):
+        (face,) = post(server, **given).json()["faces"]
+        assert face["box"] == [0, 0, 115, 160] and face["score"] is None
+        assert sum(face["probabilities"].values()) == pytest.approx(1, abs=2e-3)
+
+
+def test_a_picture_without_a_face_has_none(server):
+    assert post(server, files={"image": encoded(np.full((80, 90, 3), 128, np.uint8))}).json()["faces"] == []
+
+
+def test_boxes_of_a_large_picture_are_in_its_own_pixels(server, astronaut):
+    large = np.repeat(np.repeat(astronaut, 4, axis=0), 4, axis=1)
+    (face,) = post(server, files={"image": encoded(large, "JPEG")}).json()["faces"]
+    assert overlap(face["box"], [4 * edge for edge in FACE_BOX]) > 0.5
+
+
+def test_model_and_detector_can_be_chosen(server, astronaut):
+    data = encoded(astronaut)
+    (face,) = post(server, files={"image": data}, data={"model": "twin", "detector": "haar"}).json()["faces"]
+    assert list(face["probabilities"]) == TWIN_LABELS and float(face["box"][0]).is_integer()
+
+
+def test_a_batch_answers_in_order_with_an_error_in_the_place_of_what_can_not_be_read(server, astronaut):
+    blank = np.full((60, 60, 3), 9, np.uint8)
+    pictures = [encoded(blank), b"not a picture", encoded(astronaut), encoded(astronaut)[:2000]]
+    results = post(server, "/api/predict/batch", files=[("images", data) for data in pictures]).json()["results"]
+    assert [len(result["faces"]) if "faces" in result else result["error"]["status"] for result in results] == [0, 415, 1, 422]
+    texts = [base64.b64encode(data).decode() for data in pictures]
+    assert post(server, "/api/predict/batch", json={"images": texts}).json()["results"] == results
+
+
+@pytest.mark.parametrize("count", [0, 33])
+def test_a_batch_has_1_to_32_pictures(server, count):
+    answer = post(server, "/api/predict/batch", json={"images": ["aGk="] * count})
+    assert answer.status_code == 422 and f"expected 1 to 32 pictures in the field images, got {count}" in message(answer)
+
+
+def test_the_faces_of_a_webcam_keep_their_ids(server):
+    from serving.sources import DemoSource
+
+    demo = DemoSource(cast=DemoSource.CAST[:2])
+    seen = []
+    for turn in range(4):
+        data = encoded(demo.picture(1 + 0.1 * turn), "JPEG")
+        answer = post(server, "/api/webcam?session=0123456789abcdef", data=data, headers={"Content-Type": "image/jpeg"}).json()
+        seen.append({face["id"]: face["box"] for face in answer["faces"]})
+    assert set(seen[-1]) == set(seen[-2]) and len(seen[-1]) == 2
+    for face_id, box in seen[-1].items():
+        assert overlap(box, seen[-2][face_id]) > 0.7
+    assert "16 to 64 hexadecimal digits" in message(post(server, "/api/webcam?session=me", data=b"x"))
+
+
+def test_a_video_is_answered_frame_by_frame_and_leaves_nothing_behind(server, tmp_path, monkeypatch):
+    import tempfile
+
+    import cv2
+
+    from serving.sources import DemoSource
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    demo = DemoSource(cast=DemoSource.CAST[:2], size_wh=(420, 240))
+    writer = cv2.VideoWriter(str(tmp_path / "clip.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (420, 240))
+    for number in range(20):
+        writer.write(cv2.cvtColor(demo.picture(number / 30), cv2.COLOR_RGB2BGR))
+    writer.release()
+    answer = post(server, "/api/video", files={"video": ("../clip.mp4", (tmp_path / "clip.mp4").read_bytes())})
+    assert answer.headers["Content-Type"] == "application/x-ndjson"
+    head, *frames, end = map(json.loads, answer.text.splitlines())
+    assert (head["type"], head["width"], head["height"], head["duration_s"]) == ("video", 420, 240, 0.667)
+    times = [frame["time_s"] for frame in frames]
+    assert times == pytest.approx([2 * number / 30 for number in range(10)], abs=2e-3)  # 15 of the 30 in a second
+    assert end == {"type": "end", "frames": 10, "analysed_s": times[-1], "truncated": False}
+    assert {face["id"] for frame in frames for face in frame["faces"]} == {1, 2}
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def png(width, height, body=b""):
+    """A PNG that says that it is so large, whatever is in it."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+HOSTILE = {
+    "a zip bomb": (png(50_000, 50_000, zlib.compress(bytes(10_000_000), 9)), 413),
+    "huge dimensions": (png(2**31 - 1, 2**31 - 1), 413),
+    "more pixels than allowed": (png(5001, 5000), 413),
+    "no dimensions": (png(0, 0), 422),
+    "pixels that are missing": (png(400, 400, zlib.compress(bytes(100))), 422),
+    "nothing": (b"", 422),
+    "a start alone": (b"\xff\xd8\xff", 422),
+    "text": (b"hello", 415),
+    "a web page": (b"<html><script>alert(1)</script></html>", 415),
+    "a vector picture": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 415),
+    "a TIFF": (b"II*\x00" + bytes(100), 415),
+    "noise after a JPEG's start": (b"\xff\xd8\xff\xe0" + os.urandom(5000), 422),
+    "a GIF of nothing": (b"GIF89a" + bytes(20), 422),
+    "a BMP of nothing": (b"BM" + bytes(60), 422),
+    "a WebP of nothing": (b"RIFF\x00\x00\x00\x00WEBPVP8 " + bytes(30), 422),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_pictures_are_refused(server, what):
+    data, status = HOSTILE[what]
+    answers = [post(server, files={"image": data}), post(server, json={"image": base64.b64encode(data).decode()})]
+    for answer in answers:
+        assert answer.status_code == status, answer.text
+        assert message(answer)
+
+
+def test_a_truncated_picture_is_refused(server, astronaut):
+    for kind in ("PNG", "JPEG", "WEBP"):
+        data = encoded(astronaut, kind)
+        for share in (0.1, 0.5, 0.9):
+            answer = post(server, files={"image": data[: int(share * len(data))]})
+            assert answer.status_code == 422, (kind, share, answer.text)
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "words"),
+    [
+        ({"data": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "expected multipart/form-data, application/json"),
+        ({}, 415, "no content type"),
+        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, "the body is not JSON"),
+        ({"data": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, 400, "the body is not JSON"),
+        ({"json": []}, 422, "a JSON object"),
+        ({"json": {}}, 422, "image is a picture in base64"),
+        ({"json": {"image": 5}}, 422, "image is a picture in base64"),
+        ({"json": {"image": "!!"}}, 422, "not base64"),
+        ({"json": {"image": "aGk=", "path": "/etc/passwd"}}, 422, "unknown entry 'path'; expected image, faces, model, detector"),
+        ({"json": {"image": "aGk=", "faces": "some"}}, 422, "faces is one of auto, full; got 'some'"),
+        ({"json": {"image": "aGk=", "model": ["x"]}}, 422, "model is one of ferplus-cnn, twin; got"),
+        ({"json": {"image": "aGk=", "model": "../../etc"}}, 422, "model is one of ferplus-cnn, twin; got"),
+        ({"files": {"picture": b"x"}}, 422, "unknown entry 'picture'; expected image"),
+        ({"files": {"image": (None, "text")}}, 422, "unknown entry 'image'"),
+        ({"files": [("image", b"x"), ("image", b"y")]}, 422, "got 2"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_told_what_was_expected(server, given, status, words):
+    answer = post(server, **given)
+    assert answer.status_code == status and words in message(answer)
+
+
+def test_an_upload_above_the_limit_is_refused_before_it_is_read_into_memory(server):
+    limit = server.engine.config.max_image_mb * 2**20
+    answer = post(server, files={"image": bytes(int(1.5 * limit))})
+    assert answer.status_code == 413
+    answer = post(server, files={"image": b"\x89PNG\r\n\x1a\n" + bytes(int(limit))})
+    assert answer.status_code == 413 and "expected at most" in message(answer)
+    # A length that is only promised is refused as well, and a body without length ends at the limit.
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.putrequest("POST", "/api/predict")
+    connection.putheader("Content-Type", "image/png")
+    connection.putheader("Content-Length", str(10**12))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_a_chunked_upload_without_end_is_refused(server):
+    piece = bytes(2**20)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(
+            b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        try:
+            for _ in range(80):
+                client.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+        except OSError:
+            pass  # it hung up, as it should
+        try:
+            answer = client.recv(100)
+        except OSError:
+            answer = b""
+    assert not answer or answer.startswith(b"HTTP/1.1 413")
+    assert requests.get(server.url + "/healthz", timeout=10).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", 422),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", 415),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", 415),
+        (b"\x00\x00\x00\x18ftypmp42" + bytes(200), 422),
+        (b"\x1a\x45\xdf\xa3" + bytes(200), 422),
+        (b"RIFF\x00\x00\x00\x00AVI " + bytes(200), 422),
+    ],
+)
+def test_hostile_videos_are_refused(server, data, status):
+    answer = post(server, "/api/video", files={"video": data})
+    assert answer.status_code == status, answer.text
+
+
+def test_paths_do_not_lead_out_of_the_folders_that_are_shown(server, twin):
+    (twin / "report.html").write_text("<h1>for whom</h1>")
+    (twin / "secret.txt").write_text("secret")
+    (twin / "link.png").symlink_to("/etc/passwd")
+    try:
+        report = requests.get(f"{server.url}/models/twin/report.html", timeout=10)
+        assert report.status_code == 200 and report.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
+        for path in ("twin/secret.txt", "twin/link.png", "twin/metadata.json", "twin/saved_model.pb", "twin/.hidden.png", "none"):
+            assert requests.get(f"{server.url}/models/{path}", timeout=10).status_code == 404, path
+        for path in ("/models/twin/..%2f..%2fsaved_model.pb", "/models/..%2f..%2fetc%2fpasswd", "/static/..%2fapp.py"):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+            connection.request("GET", path)
+            assert connection.getresponse().status == 404, path
+            connection.close()
+    finally:
+        for name in ("report.html", "secret.txt", "link.png"):
+            (twin / name).unlink()
+
+
+def test_fifty_requests_at_once_are_all_answered(server, astronaut):
+    data = encoded(astronaut, "JPEG")
+    with concurrent.futures.ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: post(server, files={"image": data}), range(50)))
+    assert [answer.status_code for answer in answers] == [200] * 50
+    assert len({answer.text for answer in answers}) == 1
+
+
+# --- the stream -------------------------------------------------------------------------------------------------------
+
+
+def parts_of(response, boundary=b"--frame"):
+    """(headers, JPEG) of an MJPEG stream, parsed by the lengths that it tells, and held to its boundaries."""
+    stream = response.raw
+    assert stream.readline() == boundary + b"\r\n"
+    while True:
+        headers = {}
+        while (line := stream.readline().strip()) != b"":
+            name, _, value = line.decode().partition(": ")
+            headers[name] = value
+        jpeg = stream.read(int(headers["Content-Length"]))
+        assert stream.readline() == b"\r\n"
+        end = stream.readline()
+        yield headers, jpeg
+        assert end in (boundary + b"\r\n", boundary + b"--\r\n")
+        if end.endswith(b"--\r\n"):
+            return
+
+
+def test_the_stream_is_mjpeg_with_drawn_boxes(server):
+    from PIL import Image
+
+    response = requests.get(f"{server.url}/api/stream/video?limit=12", stream=True, timeout=20)
+    assert response.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=frame"
+    parts = list(parts_of(response))
+    assert len(parts) == 12
+    numbers = [int(headers["X-Sequence"]) for headers, _ in parts]
+    assert numbers == sorted(set(numbers))
+    for headers, jpeg in parts:
+        assert headers["Content-Type"] == "image/jpeg"
+        assert abs(time.time() - float(headers["X-Captured-At"])) < 60
+        image = Image.open(io.BytesIO(jpeg))
+        image.load()
+        assert image.size == (640, 480)
+
+
+def events_of(server, count, query=""):
+    response = requests.get(f"{server.url}/api/stream/events?limit={count}{query}", timeout=60)
+    assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    blocks = [block for block in response.text.split("\n\n") if "data: " in block]
+    return [json.loads(re.search(r"^data: (.*)$", block, re.MULTILINE)[1]) for block in blocks]
+
+
+def test_events_tell_the_faces_and_the_state(server):
+    events = events_of(server, 12, "&max_hz=100")
+    assert len(events) == 12
+    last = events[-1]
+    assert last["status"]["state"] == "live" and last["status"]["listeners"] >= 1
+    faces = last["result"]["faces"]
+    assert 3 <= len(faces) <= 5
+    for face in faces:
+        assert sum(face["probabilities"].values()) == pytest.approx(1, abs=2e-3)
+        assert 0 <= face["box"][0] < face["box"][2] <= 660
+    assert set(last["result"]["stages_ms"]) >= {"detect", "recognize", "track", "total"}
+
+
+def test_a_listener_is_told_as_often_as_it_asks(server):
+    events_of(server, 3)  # the stream runs
+    start = time.monotonic()
+    events_of(server, 4, "&max_hz=4")
+    assert time.monotonic() - start >= 0.75
+
+
+def test_the_model_is_switched_while_the_stream_runs_and_back(server):
+    response = requests.get(f"{server.url}/api/stream/video", stream=True, timeout=20)  # somebody watches all the time
+    try:
+        for model, labels in (("twin", TWIN_LABELS), ("ferplus-cnn", None)):
+            status = post(server, "/api/stream/settings", json={"source": "demo", "model": model, "detector": "mtcnn"}).json()
+            assert status["model"] == model
+
+            def switched(model=model):
+                result = events_of(server, 1)[0]["result"]
+                return result and result["model"] == model and result["faces"] and result
+
+            result = wait_until(switched)
+            if labels:
+                assert all(list(face["probabilities"]) == labels for face in result["faces"])
+    finally:
+        post(server, "/api/stream/settings", json={"model": "ferplus-cnn"})
+        response.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"model": "nobody"}, 422, "model is one of ferplus-cnn, twin; got 'nobody'"),
+        ({"source": "attic"}, 404, "there is no source 'attic'; there is demo"),
+        ({"detector": 5}, 422, "detector is one of"),
+        ({"brightness": 1}, 422, "unknown entry 'brightness'"),
+    ],
+)
+def test_settings_that_are_not_there_are_refused(server, body, status, words):
+    answer = post(server, "/api/stream/settings", json=body)
+    assert answer.status_code == status and words in message(answer)
+
+
+def test_results_are_recorded_shown_and_fetched_as_csv(server):
+    assert post(server, "/api/recording", json={"recording": True}).json()["recording"]["active"]
+    wait_until(lambda: requests.get(server.url + "/api/stream", timeout=10).json()["sources"][0]["recording"]["rows"] > 8)
+    status = post(server, "/api/recording", json={"recording": False}).json()
+    assert not status["recording"]["active"]
+    answer = requests.get(server.url + "/api/results.csv", timeout=10)
+    assert answer.headers["Content-Type"].startswith("text/csv")
+    assert re.fullmatch(r'attachment; filename="demo-\d{8}-\d{6}\.csv"', answer.headers["Content-Disposition"])
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert len(rows) == status["recording"]["rows"]
+    with_face = [row for row in rows if row["track_id"]]
+    labels = Recognizer(MODEL).labels
+    for row in with_face:
+        values = [float(row[f"p_{label}"]) for label in labels]
+        assert sum(values) == pytest.approx(1, abs=2e-3) and row["p_calm"] == ""
+        assert row["model"] == "ferplus-cnn" and row["label"] in labels
+
+
+def test_a_snapshot_is_one_picture(server):
+    answer = requests.get(server.url + "/api/stream/snapshot.jpg", timeout=20)
+    assert answer.headers["Content-Type"] == "image/jpeg" and answer.content.startswith(b"\xff\xd8")
+
+
+def test_a_client_that_reads_nothing_slows_nobody(server):
+    """Its socket is full after some pictures; the others go on, and it is dropped in the end."""
+    stuck = socket.create_connection(("127.0.0.1", server.port))
+    stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    stuck.sendall(b"GET /api/stream/video HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    try:
+        response = requests.get(f"{server.url}/api/stream/video?limit=40", stream=True, timeout=30)
+        numbers = [int(headers["X-Sequence"]) for headers, _ in parts_of(response)]
+        assert len(numbers) == 40
+        assert np.median(np.diff(numbers)) == 1
+    finally:
+        stuck.close()
+
+
+def test_viewers_above_the_limit_are_sent_away_politely():
+    with serving(max_viewers=1, detector="haar") as running:
+        running.ready()
+        with requests.get(running.url + "/api/stream/video", stream=True, timeout=20):
+            answer = requests.get(running.url + "/api/stream/video", timeout=20)
+            assert answer.status_code == 503 and answer.headers["Retry-After"] == "5"
+            assert "which is the most allowed" in message(answer)
+
+            def metric():
+                text = requests.get(running.url + "/metrics", timeout=10).text
+                return 'fer_viewers{kind="picture",source="demo"} 1.0' in text
+
+            assert metric()
+
+
+def test_metrics_count_frames_faces_stages_and_requests(server, astronaut):
+    post(server, files={"image": encoded(astronaut)})
+    events_of(server, 3)
+    text = requests.get(server.url + "/metrics", timeout=10).text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    for name in (
+        'fer_frames_total{outcome="captured",source="demo"}',
+        'fer_frames_total{outcome="analysed",source="demo"}',
+        'fer_faces_total{origin="stream"}',
+        'fer_faces_total{origin="upload"}',
+        'fer_stage_seconds_count{stage="detect"}',
+        'fer_stage_seconds_count{stage="recognize"}',
+        'fer_http_requests_total{method="POST",route="/api/predict",status="200"}',
+    ):
+        assert float(values[name]) > 0, name
+
+
+# --- who is let in ----------------------------------------------------------------------------------------------------
+
+
+def test_every_answer_has_the_headers_that_bind_a_browser(server):
+    for path in ("/", "/api/models", "/static/main.js", "/nowhere", "/models/ferplus-cnn"):
+        answer = requests.get(server.url + path, timeout=10)
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_pages_have_no_inline_scripts_or_styles_and_load_nothing_from_elsewhere(server):
+    for path in ("/", "/models", "/models/ferplus-cnn"):
+        text = requests.get(server.url + path, timeout=10).text
+        assert not re.search(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=|<style", text)
+        assert not re.search(r"(src|href)=\"(https?:)?//", text.split('<article class="card">')[0])
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "10.0.0.1", ""])
+def test_without_a_token_other_names_of_this_machine_are_not_answered(server, host):
+    answer = requests.get(server.url + "/api/models", headers={"Host": host}, timeout=10)
+    assert answer.status_code in (400, 421)
+    assert requests.get(server.url + "/api/models", headers={"Host": "localhost:99"}, timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"},
+    ],
+)
+def test_what_pages_of_other_sites_cause_is_refused(server, headers):
+    answer = post(server, "/api/recording", json={"recording": True}, headers=headers)
+    assert answer.status_code == 403 and "another site" in message(answer)
+    if headers.get("Sec-Fetch-Mode") != "navigate" and headers.get("Origin") != "null":
+        assert requests.get(server.url + "/api/stream/snapshot.jpg", headers=headers, timeout=10).status_code == 403
+
+
+def test_our_own_page_and_programs_are_let_through(server):
+    own = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}
+    assert post(server, "/api/recording", json={"recording": False}, headers=own).status_code == 200
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert requests.get(server.url, headers=link, timeout=10).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    token = "correct-horse-battery"  # noqa: S105 - of this test
+    with serving(token=token, detector="haar") as running:
+        yield running, token
+
+
+def test_a_token_is_asked_for_everywhere_but_at_the_health_check(guarded):
+    running, token = guarded
+    for path in ("/api/models", "/api/stream/video", "/api/stream/events", "/metrics", "/api/openapi.json", "/api/nowhere"):
+        answer = requests.get(running.url + path, timeout=10)
+        assert answer.status_code == 401 and answer.headers["WWW-Authenticate"] == "Bearer", path
+        wrong = requests.get(running.url + path, headers={"Authorization": f"Bearer {token}x"}, timeout=10)
+        assert wrong.status_code == 401
+    assert post(running, json={"image": "aGk="}).status_code == 401
+    assert requests.get(running.url + "/healthz", timeout=10).status_code == 200
+    right = requests.get(running.url + "/api/models", headers={"Authorization": f"Bearer {token}"}, timeout=10)
+    assert right.status_code == 200
+
+
+def test_a_token_in_the_address_becomes_a_cookie_and_leaves_the_address(guarded):
+    running, token = guarded
+    browser = requests.Session()
+    assert browser.get(running.url + "/?token=wrong", timeout=10).status_code == 401
+    answer = browser.get(f"{running.url}/models?token={token}", timeout=10, allow_redirects=False)
+    assert answer.status_code == 302 and answer.headers["Location"] == "/models"
+    cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and token not in cookie
+    assert browser.get(running.url + "/api/models", timeout=10).status_code == 200
+    assert requests.get(running.url + "/api/models", cookies={"fer_keras": token}, timeout=10).status_code == 401
+
+
+def test_a_browser_without_a_token_is_asked_for_it(guarded):
+    running, token = guarded
+    browser = requests.Session()
+    page = browser.get(running.url, timeout=10)
+    assert page.status_code == 401 and 'name="token"' in page.text
+    assert browser.post(running.url + "/login", data={"token": "no"}, timeout=10).status_code == 401
+    page = browser.post(running.url + "/login", data={"token": token}, timeout=10)
+    assert page.status_code == 200 and 'id="picture"' in page.text
+    answer = browser.post(running.url + "/login", data={"token": token}, headers={"Origin": "https://e.example"}, timeout=10)
+    assert answer.status_code == 403
+
+
+def test_with_a_token_other_names_are_answered(guarded):
+    running, token = guarded
+    headers = {"Host": "camera.example", "Authorization": f"Bearer {token}"}
+    assert requests.get(running.url + "/api/models", headers=headers, timeout=10).status_code == 200
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_model_shows_its_figures_its_card_and_what_lies_beside_it(server, twin, astronaut):
+    (twin / "confusion.csv").write_text("true,calm,glad\ncalm,8,2\nglad,0,5\n")
+    (twin / "confusion.png").write_bytes(encoded(astronaut[:20, :20]))
+    try:
+        text = requests.get(server.url + "/models/twin", timeout=10).text
+        assert '<td class="number heat-8">8</td><td class="number heat-2">2</td>' in text
+        assert 'src="/models/twin/confusion.png"' in text
+        assert "0.8575" in text and "Not for: inferring emotions" in text and "Article 5(1)(f)" in text
+        assert requests.get(server.url + "/models/twin/confusion.png", timeout=10).headers["Content-Type"] == "image/png"
+    finally:
+        (twin / "confusion.csv").unlink()
+        (twin / "confusion.png").unlink()
+
+
+def test_the_law_is_told_on_every_page(server):
+    for path in ("/", "/models", "/models/ferplus-cnn"):
+        assert "AI Act, Article 5(1)(f)" in requests.get(server.url + path, timeout=10).text
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def start(command, **environment):
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
+    )
+    return process
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def stop_while_watched(process, url):
+    """Seconds from SIGTERM to the end, with viewers and listeners attached."""
+    try:
+
+        def up():
+            assert process.poll() is None, process.communicate()[0]
+            try:
+                return requests.get(url + "/readyz", timeout=5).status_code == 200
+            except requests.RequestException:
+                return False
+
+        wait_until(up, 90)
+        watching = [requests.get(url + path, stream=True, timeout=20) for path in ("/api/stream/video", "/api/stream/events") * 3]
+        assert watching[0].raw.read(2000)
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        return time.monotonic() - started
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
+def test_the_command_serves_and_ends_within_three_seconds_of_sigterm():
+    process = start([sys.executable, "-m", "serving.app", "--port", "0", "--detector", "haar", "--source", "demo"])
+    try:
+        url = process.stdout.readline().split()[0].rstrip("/")
+        assert re.fullmatch(r"http://localhost:\d+", url)
+        assert stop_while_watched(process, url) < 3
+        assert process.returncode == 0
+    finally:
+        process.kill()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="gunicorn runs on Unix")
+def test_gunicorn_serves_it_and_ends_within_three_seconds_of_sigterm():
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:serving.gunicorn_conf", "serving.app:create_app()"]
+    process = start(command, FER_KERAS_PORT=str(port), FER_KERAS_DETECTOR="haar")
+    assert stop_while_watched(process, f"http://127.0.0.1:{port}") < 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--host", "192.168.7.7"], "lets a network in, which needs a token; set --token or FER_KERAS_TOKEN"),
+        (["--source", "nowhere.mp4"], "there is no file 'nowhere.mp4'"),
+        (["--model", "nobody"], "there is no model 'nobody'"),
+        (["--detector", "eyes"], "invalid choice: 'eyes'"),
+    ],
+)
+def test_the_command_refuses_in_one_line_what_does_not_fit(capsys, options, words):
+    from serving.app import main
+
+    try:
+        code = main(options)
+    except SystemExit as error:
+        code = error.code
+    out, err = capsys.readouterr()
+    assert code == 2 and out == "" and err.count("\n") == 1 and words in err
+
+
+def test_a_port_that_is_taken_is_told(capsys):
+    from serving.app import main
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        assert main(["--port", str(other.getsockname()[1])]) == 2
+    assert "can't be listened on" in capsys.readouterr().err
+
+
+def test_flask_finds_the_application_and_environment(monkeypatch):
+    from flask.cli import ScriptInfo
+
+    monkeypatch.setenv("FER_KERAS_SOURCES", "demo,0")
+    app = ScriptInfo(app_import_path="serving.app").load_app()
+    assert list(app.extensions["fer_keras"].streams) == ["demo", "camera-0"]

@@ -1,0 +1,271 @@
+"""The window on a virtual screen, driven by a real pointer, with a real face, a real detector and real models."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_keras.inference.ensemble import combine
+from fer_keras.inference.recognizer import Recognizer
+from fer_keras.labels import EMOTIONS
+from serving import desktop
+from serving.settings import ServerConfig
+
+MODEL = Path(__file__).parent.parent.parent / "saved_models" / "ferplus-cnn"
+
+
+@pytest.fixture(scope="module")
+def screen():
+    """A virtual screen of 1280x800, in DISPLAY; without window manager, so that windows lie at its left top."""
+    pytest.importorskip("tkinter", reason="this Python has no Tk (Debian and Ubuntu: python3-tk)")
+    if not shutil.which("Xvfb"):
+        pytest.skip("needs a virtual screen (Debian and Ubuntu: xvfb)")
+    reading, writing = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1280x800x24", "-nolisten", "tcp"],
+        pass_fds=[writing],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(writing)
+    with pytest.MonkeyPatch.context() as patch, os.fdopen(reading) as told:
+        patch.setenv("DISPLAY", f":{int(told.readline())}")
+        yield os.environ["DISPLAY"]
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A video in which a photograph stands still, so that what is said of its face settles."""
+    import cv2
+
+    photo = pytest.importorskip("skimage.data").astronaut()[0:240, 60:380]
+    path = tmp_path_factory.mktemp("clip") / "still.avi"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 10, photo.shape[1::-1])
+    for _ in range(100):
+        writer.write(photo[:, :, ::-1])
+    writer.release()
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The shipped model, and a copy that takes happiness for neutral and the other way round, and is less sure."""
+    other = tmp_path_factory.mktemp("models") / "other"
+    shutil.copytree(MODEL, other)
+    metadata = json.loads((other / "metadata.json").read_text())
+    swapped = {"neutral": "happiness", "happiness": "neutral"}
+    metadata |= {"name": "other", "labels": [swapped.get(label, label) for label in metadata["labels"]], "temperature": 20.0}
+    (other / "metadata.json").write_text(json.dumps(metadata))
+    return {"ferplus-cnn": MODEL, "other": other}
+
+
+def opened(models, clip, combine="mean", **settings):
+    config = ServerConfig(sources=(str(clip),), detector="haar", min_face_px=80, idle_stop_s=0, **settings)
+    return desktop.Window(desktop.open_screen(), config, models, combine)
+
+
+@contextlib.contextmanager
+def closing(window):
+    try:
+        yield window
+    finally:
+        window.close()
+
+
+def wait_for(window, condition, seconds=30):
+    """Let the window live until something is so."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        window.root.update()
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"did not happen within {seconds} s; the window says {window.status.cget('text')!r}")
+
+
+def click(window, widget):
+    """With the pointer, as a person does, where there is a tool for it."""
+    window.root.update()
+    x, y = widget.winfo_rootx() + widget.winfo_width() // 2, widget.winfo_rooty() + widget.winfo_height() // 2
+    if shutil.which("xdotool"):
+        subprocess.run(["xdotool", "mousemove", str(x), str(y), "click", "1"], check=True)
+    else:
+        for event in ("<Enter>", "<ButtonPress-1>", "<ButtonRelease-1>"):
+            widget.event_generate(event, x=widget.winfo_width() // 2, y=widget.winfo_height() // 2)
+
+
+def choose(window, name):
+    window.model.set(name)
+    window.model.event_generate("<<ComboboxSelected>>")
+
+
+def lines(window):
+    """What the list of faces says: (person, expression, sure)."""
+    return [tuple(map(str, window.faces.item(each, "values"))) for each in window.faces.get_children()]
+
+
+def seen(window):
+    """uint8 (h, w, 3): the part of the screen where the picture is."""
+    from PIL import ImageGrab
+
+    window.root.update()
+    x, y, width, height = (getattr(window.picture, f"winfo_{each}")() for each in ("rootx", "rooty", "width", "height"))
+    return np.asarray(ImageGrab.grab((x, y, x + width, y + height), xdisplay=os.environ["DISPLAY"]))
+
+
+def said_by(recognizer, clip, window):
+    """Probabilities of the face that the window shows, in the order of EMOTIONS: (8,)."""
+    import cv2
+
+    frame = cv2.VideoCapture(str(clip)).read()[1][:, :, ::-1].copy()
+    [face] = window.stream._latest.result["faces"]
+    [row] = recognizer.recognize(frame, [face["box"]])
+    return np.array([row[recognizer.labels.index(label)] for label in EMOTIONS])
+
+
+def expected_line(chances):
+    sure = chances.max()
+    return EMOTIONS[int(chances.argmax())] + (" (uncertain)" if sure < 0.5 else ""), sure
+
+
+def shows(window, chances):
+    """Whether the list says what these probabilities do, to 2 percent points."""
+    label, sure = expected_line(chances)
+    return [line[1] == label and abs(float(line[2][:-1]) / 100 - sure) < 0.02 for line in lines(window)] == [True]
+
+
+def test_the_window_shows_faces_when_started_and_nothing_when_stopped(screen, models, clip):
+    with closing(opened({"ferplus-cnn": MODEL}, clip)) as window:
+        window.root.update()
+        assert not window.running and window.stream.status()["state"] == "idle"  # the camera is left alone
+        dark = seen(window)
+        assert dark.std() < 20
+        click(window, window.button)
+        wait_for(window, lambda: lines(window))
+        assert (window.running, window.button.cget("text")) == (True, "Stop")
+        chances = said_by(Recognizer(MODEL), clip, window)
+        wait_for(window, lambda: shows(window, chances))
+        picture = seen(window)
+        assert picture.std() > 40
+        colour = np.array([0x00, 0x72, 0xB2] if chances.argmax() == 0 else [0xE6, 0x9F, 0x00])
+        assert (np.abs(picture.astype(int) - colour).max(axis=2) < 40).sum() > 500  # the box and its label
+        if folder := os.environ.get("FER_KERAS_SCREENSHOTS"):
+            from PIL import ImageGrab
+
+            ImageGrab.grab(xdisplay=screen).save(Path(folder) / "desktop.png")
+        click(window, window.button)
+        wait_for(window, lambda: not window.running)
+        assert window.button.cget("text") == "Start" and lines(window) == []
+        wait_for(window, lambda: window.stream.status()["state"] == "idle", 5)
+        assert seen(window).std() < 20
+        click(window, window.button)  # and again
+        wait_for(window, lambda: lines(window))
+
+
+def test_one_model_all_together_mean_and_vote_can_be_chosen_while_it_runs(screen, models, clip):
+    with closing(opened(models, clip)) as window:
+        assert window.model.cget("values") == ("ferplus-cnn", "other", "all together")
+        assert window.model.get() == "all together"
+        click(window, window.button)
+        wait_for(window, lambda: lines(window))
+        told = np.stack([said_by(Recognizer(path), clip, window) for path in models.values()])
+        mean, vote = combine(told[:, None], "mean")[0], combine(told[:, None], "vote")[0]
+        assert told[0].argmax() != told[1].argmax() and abs(mean.max() - vote.max()) > 0.04  # the test would tell them apart
+        wait_for(window, lambda: shows(window, mean))
+        click(window, window.ways[1])
+        wait_for(window, lambda: window.stream.status()["model"] == "all together, majority vote")
+        wait_for(window, lambda: shows(window, vote))
+        for name, chances in zip(models, told, strict=True):
+            choose(window, name)
+            assert window.ways[0].instate(["disabled"])
+            wait_for(window, lambda chances=chances: shows(window, chances))
+        choose(window, "all together")
+        wait_for(window, lambda: shows(window, vote))
+
+
+def test_the_picture_follows_the_size_of_the_window(screen, models, clip):
+    with closing(opened({"ferplus-cnn": MODEL}, clip)) as window:
+        click(window, window.button)
+        wait_for(window, lambda: lines(window))
+        window.root.geometry("1200x760")
+        wait_for(window, lambda: window._photo is not None and window._photo.width() > 800)
+        assert window._photo.width() <= window.picture.winfo_width()
+        assert window._photo.width() / window._photo.height() == pytest.approx(320 / 240, abs=0.02)
+
+
+def test_models_of_different_labels_are_offered_one_by_one(screen, models, clip, tmp_path):
+    other = shutil.copytree(MODEL, tmp_path / "words")
+    metadata = json.loads((other / "metadata.json").read_text())
+    metadata |= {"name": "words", "labels": [f"word-{number}" for number in range(8)]}
+    (other / "metadata.json").write_text(json.dumps(metadata))
+    with closing(opened({"ferplus-cnn": MODEL, "words": other}, clip)) as window:
+        assert window.model.cget("values") == ("ferplus-cnn", "words")
+        click(window, window.button)
+        choose(window, "words")
+        wait_for(window, lambda: [line[1][:5] for line in lines(window)] == ["word-"])
+
+
+def test_a_source_that_is_lost_is_told_in_the_window(screen, clip, tmp_path):
+    gone = shutil.copy(clip, tmp_path / "gone.avi")
+    with closing(opened({"ferplus-cnn": MODEL}, gone)) as window:
+        os.remove(gone)
+        click(window, window.button)
+        wait_for(window, lambda: "gone.avi is gone; trying again" in window.status.cget("text"))
+        shutil.copy(clip, gone)
+        wait_for(window, lambda: lines(window))
+
+
+def test_the_command_opens_a_window_and_ends_when_asked_to(screen):
+    command = [sys.executable, "-m", "serving.desktop", "--source", "demo"]
+    process = subprocess.Popen(command, cwd=MODEL.parent.parent, stderr=subprocess.PIPE, text=True)
+    try:
+        if shutil.which("xdotool"):
+            subprocess.run(["xdotool", "search", "--sync", "--name", "^Expressions: demo$"], check=True, timeout=30)
+        else:
+            time.sleep(5)
+        time.sleep(0.5)
+        process.terminate()
+        _, errors = process.communicate(timeout=10)
+        assert (process.returncode, errors) == (0, "")
+    finally:
+        process.kill()
+
+
+def run(capsys, *words):
+    code = desktop.main([str(word) for word in words])
+    return code, capsys.readouterr().err.strip().splitlines()
+
+
+def test_without_tk_the_way_to_get_it_is_told(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tkinter", None)
+    code, [error] = run(capsys, "--source", "demo")
+    assert code == 2 and "apt-get install python3-tk" in error and "python -m serving.app" in error
+
+
+def test_without_a_screen_the_browser_is_named(monkeypatch, capsys):
+    pytest.importorskip("tkinter", reason="this Python has no Tk (Debian and Ubuntu: python3-tk)")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    code, [error] = run(capsys, "--source", "demo")
+    assert code == 2 and "there is no screen" in error and "python -m serving.app" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--source", "nowhere.mp4"], "there is no file 'nowhere.mp4'; a source is demo, a camera's number (0), a file"),
+        (["--model", "nowhere"], "there is no model 'nowhere'"),
+        (["--min-face", "5"], "min_face_px must be 10 to 2000, got 5"),
+    ],
+)
+def test_wrong_requests_are_refused_in_one_line_before_a_window_opens(capsys, words, expected):
+    code, [error] = run(capsys, *words)
+    assert code == 2 and expected in error

@@ -1,0 +1,300 @@
+"""The page in a real browser, without a window."""
+
+import os
+import shutil
+import time
+
+import pytest
+import requests
+from live_server import TWIN_LABELS, encoded, serving, wait_until
+
+from serving.sources import DemoSource
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver; apt-get install chromium chromium-driver"
+)
+#: Where pictures of the page go, for people to look at; nowhere by default.
+PICTURES = os.environ.get("FER_TEST_SCREENSHOTS")
+
+
+@pytest.fixture(scope="module")
+def camera_film(tmp_path_factory):
+    """What the browser's own camera sees: two people of the demo, as MJPEG."""
+    demo = DemoSource(cast=DemoSource.CAST[:2], size_wh=(640, 480))
+    path = tmp_path_factory.mktemp("film") / "film.mjpeg"
+    path.write_bytes(b"".join(encoded(demo.picture(1 + number / 15), "JPEG") for number in range(20)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory, camera_film):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-video-capture={camera_film}",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+        "--window-size=1280,1100",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_script_timeout(30)
+    yield driver
+    driver.quit()
+
+
+def by_id(browser, name):
+    return browser.find_element("id", name)
+
+
+def picture(browser, name):
+    if PICTURES:
+        browser.save_screenshot(os.path.join(PICTURES, f"{name}.png"))
+
+
+def dark(browser, on):
+    features = [{"name": "prefers-color-scheme", "value": "dark" if on else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def size(browser, width, height, phone=False):
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page, fresh; no test may leave an error in the console."""
+    browser.get_log("browser")
+    size(browser, 1280, 1100)
+    dark(browser, False)
+    browser.get("about:blank")
+    browser.get(server.url)
+    yield browser
+    errors = [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    assert not errors, errors
+
+
+def people(browser, box="people"):
+    return browser.execute_script(f"return [...document.querySelectorAll('#{box} .person h3')].map(each => each.innerText)")
+
+
+def changed_colours(browser):
+    """How many of some pixels of the picture have the saturated colours of boxes."""
+    return browser.execute_script("""
+        const img = document.getElementById("picture");
+        const canvas = document.createElement("canvas");
+        canvas.width = img.naturalWidth; canvas.height = img.naturalHeight;
+        const pen = canvas.getContext("2d");
+        pen.drawImage(img, 0, 0);
+        return [...pen.getImageData(0, 0, canvas.width, canvas.height).data];
+    """)
+
+
+def test_the_stream_is_seen_with_its_boxes_people_and_numbers(page, server):
+    import numpy as np
+
+    wait_until(lambda: 3 <= len(people(page)) <= 5, 30)
+    wait_until(lambda: float(by_id(page, "fact-fps").text) > 0)
+    assert by_id(page, "fact-state").text == "live"
+    width = page.execute_script("return document.getElementById('picture').naturalWidth")
+    assert width == 640
+    # Boxes: along the edges of a face's box, the picture has the flat colour of its label.
+    pixels = np.array(changed_colours(page), np.uint8).reshape(480, 640, 4)[:, :, :3].astype(int)
+    palette = requests.get(server.url + "/api/models", timeout=10).json()["models"][0]["colours"]
+    colours = [[int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in [*palette, "#7f8791"]]
+    boxed = sum(int((np.abs(pixels - colour).max(axis=2) < 24).sum()) for colour in colours)
+    assert boxed > 1500
+    assert len(page.find_elements("css selector", "#legend li")) == 8
+    assert people(page)[0].split(":")[0].isdigit()
+    time.sleep(3)  # some of the chart
+    drawn = page.execute_script("""
+        const canvas = document.getElementById("timeline");
+        const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        let count = 0;
+        for (let i = 3; i < data.length; i += 4) count += data[i] > 0;
+        return count;
+    """)
+    assert drawn > 1000
+    picture(page, "stream-light")
+    dark(page, True)
+    picture(page, "stream-dark")
+
+
+def test_the_model_is_switched_from_the_page(page, server):
+    from selenium.webdriver.support.ui import Select
+
+    wait_until(lambda: people(page), 30)
+    Select(by_id(page, "model")).select_by_value("twin")
+    try:
+        wait_until(lambda: "Now with twin." in by_id(page, "message").text)
+        words = {*TWIN_LABELS, "uncertain"}
+        wait_until(lambda: (seen := people(page)) and all(each.split(": ")[1].split("\n")[0] in words for each in seen))
+        assert by_id(page, "legend").text.split("\n") == TWIN_LABELS
+    finally:
+        requests.post(server.url + "/api/stream/settings", json={"model": "ferplus-cnn"}, timeout=20)
+    wait_until(lambda: Select(by_id(page, "model")).first_selected_option.text == "ferplus-cnn")
+
+
+def test_pause_keeps_the_picture_and_ends_the_connections(page, server):
+    stream = server.engine.streams["demo"]
+    wait_until(lambda: people(page), 30)
+    by_id(page, "pause").click()
+    wait_until(lambda: stream.status()["viewers"] == stream.status()["listeners"] == 0)
+    assert by_id(page, "still").is_displayed() and not by_id(page, "picture").is_displayed()
+    assert by_id(page, "pause").get_attribute("aria-pressed") == "true"
+    by_id(page, "pause").click()
+    wait_until(lambda: stream.status()["viewers"] == 1)
+
+
+def test_recording_shows_and_gives_a_table(page, server):
+    wait_until(lambda: people(page), 30)
+    assert not by_id(page, "recording-sign").is_displayed()
+    by_id(page, "record").click()
+    wait_until(lambda: by_id(page, "recording-sign").is_displayed())
+    wait_until(lambda: "Recording results, " in by_id(page, "recording-sign").text)
+    wait_until(lambda: server.engine.streams["demo"].recording.rows > 4)
+    picture(page, "recording")
+    by_id(page, "record").click()
+    wait_until(lambda: not by_id(page, "recording-sign").is_displayed())
+    table = requests.get(by_id(page, "results").get_attribute("href"), timeout=10).text
+    assert table.startswith("time,time_s,source,model,track_id,")
+
+
+def test_a_snapshot_is_handed_to_the_browser(page):
+    wait_until(lambda: people(page), 30)
+    by_id(page, "snapshot").click()
+    wait_until(lambda: "Snapshot saved by your browser" in by_id(page, "message").text)
+
+
+def test_an_uploaded_picture_is_analysed(page, astronaut, tmp_path):
+    (tmp_path / "astronaut.png").write_bytes(encoded(astronaut))
+    by_id(page, "tab-upload").click()
+    by_id(page, "upload-file").send_keys(str(tmp_path / "astronaut.png"))
+    wait_until(lambda: "1 face in astronaut.png." in by_id(page, "message").text)
+    assert len(people(page, "upload-people")) == 1
+    assert page.execute_script("return document.getElementById('upload-image').width") == 512
+    assert by_id(page, "upload-csv").is_displayed()
+    picture(page, "upload")
+
+
+def test_an_uploaded_video_is_analysed_and_played_with_boxes(page, tmp_path):
+    import cv2
+
+    demo = DemoSource(cast=DemoSource.CAST[:2], size_wh=(420, 240))
+    writer = cv2.VideoWriter(str(tmp_path / "clip.webm"), cv2.VideoWriter_fourcc(*"VP80"), 15, (420, 240))
+    for number in range(30):
+        writer.write(cv2.cvtColor(demo.picture(1 + number / 15), cv2.COLOR_RGB2BGR))
+    writer.release()
+    by_id(page, "tab-upload").click()
+    by_id(page, "upload-file").send_keys(str(tmp_path / "clip.webm"))
+    wait_until(lambda: "30 frames of clip.webm analysed, 2 people seen" in by_id(page, "message").text, 40)
+    page.execute_script("document.getElementById('upload-video').currentTime = 1")
+    wait_until(lambda: len(people(page, "upload-people")) == 2)
+    picture(page, "upload-video")
+
+
+def test_a_file_that_is_no_picture_is_told_kindly(browser, server, tmp_path):
+    (tmp_path / "letter.png").write_bytes(b"Dear reader")
+    browser.get(server.url + "/#upload")
+    wait_until(lambda: by_id(browser, "panel-upload").is_displayed())
+    by_id(browser, "upload-file").send_keys(str(tmp_path / "letter.png"))
+    wait_until(lambda: "this is not a picture that is read here" in by_id(browser, "message").text)
+    browser.get_log("browser")  # the refused request is in the console, as it should be
+
+
+def test_the_visitors_own_webcam_is_analysed(page):
+    by_id(page, "tab-webcam").click()
+    by_id(page, "webcam-toggle").click()
+    wait_until(lambda: len(people(page, "webcam-people")) == 2, 30)
+    wait_until(lambda: "pictures/s" in by_id(page, "webcam-rate").text)
+    picture(page, "webcam")
+    by_id(page, "webcam-toggle").click()
+    wait_until(lambda: not people(page, "webcam-people"))
+
+
+def test_tabs_are_walked_by_arrow_keys_and_everything_has_a_name(page):
+    from selenium.webdriver.common.keys import Keys
+
+    by_id(page, "tab-stream").send_keys(Keys.ARROW_RIGHT)
+    assert by_id(page, "panel-webcam").is_displayed() and not by_id(page, "panel-stream").is_displayed()
+    page.switch_to.active_element.send_keys(Keys.END)
+    assert by_id(page, "panel-upload").is_displayed()
+    page.switch_to.active_element.send_keys(Keys.HOME)
+    assert page.switch_to.active_element.get_attribute("id") == "tab-stream"
+    nameless = page.execute_script("""
+        return [...document.querySelectorAll("button, a, input, select, canvas, img, video, progress")].filter((each) =>
+            !(each.innerText || each.getAttribute("aria-label") || each.getAttribute("alt") || each.labels?.length))
+            .map((each) => each.outerHTML);
+    """)
+    assert nameless == []
+
+
+def test_a_phone_needs_no_scrolling_sideways(page, server):
+    wait_until(lambda: people(page), 30)
+    size(page, 360, 740, phone=True)
+    for tab in ("stream", "webcam", "upload"):
+        by_id(page, f"tab-{tab}").click()
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 360, tab
+        picture(page, f"phone-{tab}")
+    dark(page, True)
+    by_id(page, "tab-stream").click()
+    wait_until(lambda: people(page), 30)
+    picture(page, "phone-dark")
+    page.get(server.url + "/models/ferplus-cnn")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= 360
+    picture(page, "phone-model")
+
+
+def test_the_pages_of_models_are_readable(page, server):
+    page.get(server.url + "/models")
+    page.find_element("link text", "ferplus-cnn").click()
+    assert page.find_element("tag name", "h1").text == "ferplus-cnn"
+    assert "Not for: inferring emotions" in page.find_element("class name", "card").text
+    picture(page, "model")
+
+
+def test_a_lost_source_is_seen_in_the_page(browser):
+    class Gone(DemoSource):
+        def open(self):
+            from serving.sources import SourceLostError
+
+            raise SourceLostError("the demo is unplugged")
+
+    with serving([Gone()], detector="haar") as running:
+        browser.get(running.url)
+        wait_until(lambda: by_id(browser, "fact-state").text == "lost", 30)
+        wait_until(lambda: "the demo is unplugged" in by_id(browser, "nobody").text)
+        time.sleep(1.2)
+        picture(browser, "lost")
+        browser.get("about:blank")
+
+
+def test_a_token_lets_the_page_in_and_its_streams_too(browser):
+    token = "correct-horse-battery"  # noqa: S105 - of this test
+    with serving(token=token, detector="haar", blur=True) as running:
+        browser.get(running.url)
+        by_id(browser, "token").send_keys(token)
+        picture(browser, "login")
+        browser.find_element("css selector", "form button").click()
+        wait_until(lambda: people(browser), 30)
+        picture(browser, "blurred")
+        browser.get("about:blank")
+        browser.delete_all_cookies()

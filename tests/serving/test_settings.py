@@ -1,0 +1,75 @@
+import pytest
+
+from fer_keras.errors import ConfigError, ModelError
+from serving.model_paths import find_models
+from serving.settings import ServerConfig, config_from_environment, is_loopback
+
+
+def test_a_network_is_let_in_with_a_token_only():
+    with pytest.raises(
+        ConfigError, match=r"192\.168\.1\.5 lets a network in, which needs a token; set --token or FER_KERAS_TOKEN"
+    ):
+        ServerConfig(host="192.168.1.5")
+    assert ServerConfig(host="192.168.1.5", token="a" * 16).host == "192.168.1.5"
+    assert ServerConfig(host="::1").token is None
+
+
+@pytest.mark.parametrize("token", ["", "short", "a" * 15, "ä" * 16, "a" * 15 + "\n"])
+def test_a_token_that_can_be_guessed_or_not_be_sent_is_refused(token):
+    with pytest.raises(ConfigError, match="16 or more plain characters; take this one: "):
+        ServerConfig(token=token)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.8.9.1", "localhost", "::1", "[::1]")),
+        *((host, False) for host in ("192.168.1.5", "::", "localhost.evil.example", "10.0.0.1", "")),
+    ],
+)
+def test_only_addresses_of_this_machine_are_loopback(host, local):
+    assert is_loopback(host) is local
+
+
+def test_variables_fill_settings_and_arguments_win():
+    environment = {
+        "FER_KERAS_SOURCES": "demo, 0",
+        "FER_KERAS_PORT": "9000",
+        "FER_KERAS_BLUR": "1",
+        "FER_KERAS_MAX_IMAGE_MB": "2.5",
+        "PATH": "/bin",
+    }
+    config = config_from_environment(environment, port=9001)
+    assert config == ServerConfig(sources=("demo", "0"), port=9001, blur=True, max_image_mb=2.5)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("FER_KERAS_PROT", "1", "unknown variable FER_KERAS_PROT; the server knows FER_KERAS_SOURCES"),
+        ("FER_KERAS_PORT", "many", "FER_KERAS_PORT must be a whole number, got 'many'"),
+        ("FER_KERAS_BLUR", "perhaps", "FER_KERAS_BLUR must be 1 or 0"),
+        ("FER_KERAS_PORT", "70000", "port must be 0 to 65535, got 70000"),
+        ("FER_KERAS_DETECTOR", "eyes", "unknown detector 'eyes'; choose from haar, mtcnn"),
+    ],
+)
+def test_a_variable_that_does_not_fit_is_named(variable, value, message):
+    with pytest.raises(ConfigError, match=message):
+        config_from_environment({variable: value})
+
+
+def test_a_missing_model_is_told_with_those_that_are_there():
+    with pytest.raises(ModelError, match="there is no model 'nobody'.*ferplus-cnn"):
+        find_models(["nobody"])
+
+
+def test_the_shipped_model_is_taken_where_none_is_named():
+    assert list(find_models([])) == ["ferplus-cnn"]
+
+
+def test_two_models_of_one_name_are_refused(twin, tmp_path):
+    import shutil
+
+    shutil.copytree(twin, tmp_path / "twin")
+    with pytest.raises(ConfigError, match="two models are named 'twin'"):
+        find_models([str(twin), str(tmp_path / "twin")])

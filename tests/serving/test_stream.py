@@ -1,0 +1,271 @@
+import csv
+import http.server
+import io
+import threading
+import time
+
+import numpy as np
+import pytest
+from live_server import encoded, overlap, serving, wait_until
+
+from fer_keras.types import TrackedFace
+from serving.live_picture import draw_live, encode_jpeg, notice_jpeg
+from serving.recording import Recording
+from serving.sources import CaptureSource, DemoSource, SourceLostError
+from serving.stream import TooManyError
+
+
+class Watched(DemoSource):
+    """The demo, which remembers when it was opened and read, and can be taken away."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.opened = self.closed = self.reads = 0
+        self.away = False
+
+    def open(self):
+        if self.away:
+            raise SourceLostError("the demo is unplugged")
+        self.opened += 1
+        super().open()
+
+    def read(self):
+        if self.away:
+            raise SourceLostError("the demo is unplugged")
+        self.reads += 1
+        return super().read()
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture(scope="module")
+def watched():
+    source = Watched(cast=DemoSource.CAST[:2], size_wh=(400, 240), fps=60)
+    with serving([source], detector="haar", max_viewers=4) as running:
+        running.ready()
+        yield running, source, running.engine.streams["demo"]
+
+
+def live_update(following, seconds=20):
+    return wait_until(lambda: (update := following(1)) and update.result and update, seconds)
+
+
+def test_nothing_is_captured_until_somebody_watches_and_some_time_after(watched):
+    _, source, stream = watched
+    wait_until(lambda: stream.status()["state"] == "idle")
+    before = source.reads
+    time.sleep(0.3)
+    assert source.reads == before
+    with stream.watch("events") as following:
+        live_update(following)
+        assert source.reads > before
+    wait_until(lambda: stream.status()["state"] == "idle")
+    wait_until(lambda: source.closed >= source.opened)
+    after = source.reads
+    time.sleep(0.3)
+    assert source.reads == after
+
+
+def test_a_recording_alone_keeps_the_stream_going(watched):
+    _, _, stream = watched
+    stream.record(True)
+    try:
+        wait_until(lambda: stream.recording.rows > 3)
+        time.sleep(0.8)  # longer than the grace
+        assert stream.status()["state"] == "live"
+    finally:
+        stream.record(False)
+    wait_until(lambda: stream.status()["state"] == "idle")
+
+
+def test_pictures_are_encoded_for_viewers_of_pictures_only(watched):
+    _, _, stream = watched
+    wait_until(lambda: stream.status()["state"] == "idle")
+    with stream.watch("events") as following:
+        assert live_update(following).jpeg is None
+        with stream.watch("picture") as pictures:
+            assert pictures(20).jpeg.startswith(b"\xff\xd8")
+
+
+def test_all_viewers_share_one_capture_and_one_picture(watched):
+    _, source, stream = watched
+    with stream.watch("picture") as one, stream.watch("picture") as other:
+        live_update(one)
+        opened = source.opened
+        seen = {}
+        for following in (one, other) * 8:
+            update = following(5)
+            seen.setdefault(update.sequence, []).append(id(update.jpeg))
+        assert source.opened == opened
+        shared = [ids for ids in seen.values() if len(ids) == 2]
+        assert shared and all(len(set(ids)) == 1 for ids in shared)
+
+
+def test_a_slow_viewer_sees_fewer_pictures_and_delays_nobody(watched):
+    _, _, stream = watched
+    with stream.watch("picture") as quick, stream.watch("picture") as slow:
+        live_update(quick)
+        first = slow(5).sequence
+        numbers, end = [], time.monotonic() + 1.5
+        while time.monotonic() < end:  # slow does not ask for anything meanwhile
+            numbers.append(quick(5).sequence)
+        assert numbers[-1] - numbers[0] < 1.3 * len(numbers)  # few are missed, even where the machine is busy
+        latest = slow(5).sequence
+        assert latest >= numbers[-1] > first + 2
+
+
+def test_no_more_viewers_than_allowed(watched):
+    _, _, stream = watched
+    with stream.watch("picture"), stream.watch("picture"), stream.watch("picture"), stream.watch("picture"):
+        with pytest.raises(TooManyError, match="4 watch already"), stream.watch("picture"):
+            pass
+        with stream.watch("events"):
+            pass
+    with stream.watch("picture"):
+        pass
+
+
+def test_a_lost_source_is_told_in_the_picture_and_opened_again(watched):
+    _, source, stream = watched
+    with stream.watch("picture") as following:
+        live_update(following)
+        before = stream.status()["reconnects"]
+        source.away = True
+        lost = wait_until(lambda: (update := following(2)) and update.result is None and update)
+        assert lost.status["state"] == "lost" and "the demo is unplugged; trying again in 0.5 s" in lost.status["message"]
+        assert lost.jpeg == notice_jpeg("Camera lost", lost.status["message"])
+        wait_until(lambda: stream.status()["reconnects"] >= before + 2)
+        source.away = False
+        assert live_update(following).status["state"] == "live"
+
+
+class Mjpeg(http.server.BaseHTTPRequestHandler):
+    """A network camera, as simple ones are."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=b")
+        self.end_headers()
+        try:
+            while not self.server.off.is_set():
+                self.wfile.write(b"--b\r\nContent-Type: image/jpeg\r\n\r\n" + self.server.jpeg + b"\r\n")
+                time.sleep(0.03)
+        except OSError:
+            pass
+
+    def log_message(self, *ignored):
+        pass
+
+
+def camera(jpeg, port=0):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Mjpeg)
+    server.daemon_threads, server.jpeg, server.off = True, jpeg, threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def switch_off(server):
+    server.off.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_network_camera_that_is_switched_off_and_on_again_comes_back(astronaut):
+    jpeg = encoded(astronaut, "JPEG")
+    first = camera(jpeg)
+    port = first.server_address[1]
+    source = CaptureSource(f"http://127.0.0.1:{port}/", "camera", live=True)
+    with serving([source], detector="haar") as running:
+        running.ready()
+        stream = running.engine.streams["camera"]
+        with stream.watch("events") as following:
+            update = live_update(following)
+            assert (update.result["width"], update.result["height"]) == (512, 512)
+            switch_off(first)
+            wait_until(lambda: stream.status()["state"] == "lost")
+            second = camera(jpeg, port)
+            try:
+                wait_until(lambda: stream.status()["state"] == "live")
+                assert live_update(following).status["reconnects"] >= 1
+            finally:
+                switch_off(second)
+
+
+def test_a_frame_that_can_not_be_analysed_does_not_end_the_stream():
+    class Odd(Watched):
+        def picture(self, time_s):
+            return super().picture(time_s) if self.reads > 5 else np.zeros((4, 4), np.uint8)
+
+    with serving([Odd(cast=DemoSource.CAST[:1], size_wh=(240, 240))], detector="haar") as running:
+        running.ready()
+        with running.engine.streams["demo"].watch("events") as following:
+            assert live_update(following).result["width"] == 240
+    assert running.engine.metrics.errors.labels("analysis")._value.get() >= 1
+
+
+def face(track_id=1, box=(60.0, 50.0, 120.0, 130.0), label="glad", values=(0.75, 0.25)):
+    return TrackedFace(track_id, box, 0.9, values, label, max(values), uncertain=False)
+
+
+def test_a_recording_has_a_row_a_face_and_one_for_a_frame_without():
+    recording = Recording("demo", ("glad", "sad", "else"), max_rows=100)
+    recording.add(0.0, 1.5, "m", ("sad", "glad"), [face(values=(0.25, 0.75)), face(2)])
+    recording.add(1.0, 2.5, "m", ("sad", "glad"), [])
+    rows = list(csv.DictReader(io.StringIO(b"".join(recording.chunks()).decode())))
+    assert [(row["time"], row["track_id"], row["p_glad"], row["p_sad"], row["p_else"]) for row in rows] == [
+        ("1970-01-01T00:00:00.000+00:00", "1", "0.7500", "0.2500", ""),
+        ("1970-01-01T00:00:00.000+00:00", "2", "0.2500", "0.7500", ""),
+        ("1970-01-01T00:00:01.000+00:00", "", "", "", ""),
+    ]
+    assert rows[0]["x1"] == "60.0" and rows[0]["label"] == "glad" and rows[0]["source"] == "demo"
+
+
+def test_a_recording_ends_by_itself_and_can_be_read_while_it_grows():
+    recording = Recording("demo", ("glad", "sad"), max_rows=5)
+    recording.add(0.0, 0.0, "m", ("glad", "sad"), [face(1), face(2)])
+    reading = recording.chunks()
+    first = next(reading)
+    recording.add(0.0, 0.1, "m", ("glad", "sad"), [face(1), face(2)])
+    assert list(reading) == [] and first.count(b"\n") == 3
+    assert recording.active
+    recording.add(0.0, 0.2, "m", ("glad", "sad"), [face(1), face(2)])
+    recording.add(0.0, 0.3, "m", ("glad", "sad"), [face(1), face(2)])
+    assert not recording.active and recording.rows == 5
+    assert b"".join(recording.chunks()).count(b"\n") == 6
+
+
+def test_boxes_are_drawn_around_faces_and_nowhere_else():
+    image = np.full((240, 320, 3), 90, np.uint8)
+    drawn = draw_live(image, [face()], ("glad", "sad"))
+    assert (image == 90).all()
+    changed = np.argwhere((drawn != 90).any(axis=2))
+    top, left = changed.min(axis=0)
+    bottom, right = changed.max(axis=0)
+    assert overlap((left, 50, 120, bottom), (60, 50, 120, 130)) > 0.9 and top >= 25 and right <= 200
+    assert (drawn[60:120, 70:110] == 90).all()
+
+
+def test_blurred_faces_can_not_be_told_apart_and_the_rest_stays_sharp(astronaut):
+    box = (170.0, 70.0, 280.0, 200.0)
+    blurred = draw_live(astronaut, [face(box=box)], ("glad", "sad"), blur=True)[:, :, ::-1]
+    x1, y1, x2, y2 = (int(edge) for edge in box)
+    inside = (slice(y1 + 8, y2 - 8), slice(x1 + 8, x2 - 8))
+    sharpness = [np.abs(np.diff(picture[inside].astype(int), axis=1)).mean() for picture in (astronaut, blurred)]
+    assert sharpness[1] < 0.2 * sharpness[0]
+    assert np.array_equal(blurred[300:], astronaut[300:])
+
+
+def test_a_face_that_reaches_out_of_the_picture_is_drawn_and_blurred_all_the_same():
+    image = np.full((60, 60, 3), 90, np.uint8)
+    for box in ((-30.0, -30.0, 20.0, 20.0), (50.0, 50.0, 90.0, 90.0), (100.0, 100.0, 120.0, 130.0)):
+        assert draw_live(image, [face(box=box)], ("glad", "sad"), blur=True).shape == (60, 60, 3)
+
+
+def test_a_jpeg_gives_back_what_was_drawn():
+    from PIL import Image
+
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:, :, 2] = 200  # red, in BGR
+    decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(picture, 90))))
+    assert decoded.shape == (40, 60, 3) and np.abs(decoded.astype(int) - (200, 0, 0)).max() < 12

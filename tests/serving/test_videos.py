@@ -1,0 +1,279 @@
+"""Videos in; tables, drawn videos and a page out; with a real face that moves, a real detector and the shipped model."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_keras.inference.recognizer import Recognizer
+from fer_keras.labels import EMOTIONS
+from serving import predict, videos
+
+ROOT = Path(__file__).parent.parent.parent
+MODEL = ROOT / "saved_models" / "ferplus-cnn"
+FRAMES, FPS, SIZE = 36, 12, (320, 240)
+SHOWN = range(6, 30)  # frames in which there is a face
+FACE = 150
+#: Haar is quicker than MTCNN on small frames and finds this face in all of them.
+QUICK = ["--model", MODEL, "--detector", "haar", "--min-face", "40", "--detect-every", "0"]
+
+
+def place(number):
+    """Left and top of the pasted picture."""
+    return 10 + 5 * (number - SHOWN.start), 30 + 2 * (number - SHOWN.start)
+
+
+def write_clip(path, codec="mp4v", frames=FRAMES):
+    import cv2
+
+    face = cv2.resize(pytest.importorskip("skimage.data").astronaut()[0:240, 100:340], (FACE, FACE), interpolation=cv2.INTER_AREA)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), FPS, SIZE)
+    assert writer.isOpened()
+    for number in range(frames):
+        picture = np.full((SIZE[1], SIZE[0], 3), 120, np.uint8)
+        if number in SHOWN:
+            x, y = place(number)
+            picture[y : y + FACE, x : x + FACE] = face
+        writer.write(picture[:, :, ::-1])
+    writer.release()
+    return path
+
+
+def frames_of(path):
+    """All frames, RGB, read by other means than those under test."""
+    import cv2
+
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (read := capture.read())[0]:
+        frames.append(read[1][:, :, ::-1].copy())
+    return frames
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4")
+
+
+@pytest.fixture(scope="module")
+def whole(clip, tmp_path_factory):
+    """A folder with everything that one run writes."""
+    folder = tmp_path_factory.mktemp("whole")
+    outputs = ["--csv", folder / "rows.csv", "--draw", folder / "drawn", "--report", folder / "page.html"]
+    assert predict.main([str(word) for word in [clip, *QUICK, *outputs]]) == 0
+    return folder
+
+
+def run(capsys, *words):
+    """(exit code, lines of stdout, lines of stderr)."""
+    try:
+        code = predict.main([str(word) for word in words])
+    except SystemExit as stopped:
+        code = stopped.code
+    printed = capsys.readouterr()
+    return code, printed.out.splitlines(), printed.err.strip().splitlines()
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def box(row):
+    return [float(row[edge]) for edge in ("x1", "y1", "x2", "y2")]
+
+
+def test_each_frame_has_a_row_for_its_face_and_one_where_there_is_none(whole, clip):
+    table = rows(whole / "rows.csv")
+    assert [int(row["frame"]) for row in table] == list(range(FRAMES))
+    assert {row["path"] for row in table} == {str(clip)}
+    for number, row in enumerate(table):
+        assert float(row["time_s"]) == pytest.approx(number / FPS, abs=1e-4)
+        if number in SHOWN[2:-2]:  # a new face is believed when it is seen again
+            assert (row["status"], row["track_id"]) == ("ok", "1"), row
+            x1, y1, x2, y2 = box(row)
+            x, y = place(number)
+            # The face of the photograph is about (215, 115) of 512, so (115, 115) of the 240 that were pasted.
+            assert abs((x1 + x2) / 2 - (x + 115 / 240 * FACE)) < 15 and abs((y1 + y2) / 2 - (y + 115 / 240 * FACE)) < 15
+            chances = [float(row[f"p_{label}"]) for label in EMOTIONS]
+            assert sum(chances) == pytest.approx(1, abs=1e-4)
+            assert float(row["confidence"]) == pytest.approx(chances[EMOTIONS.index(row["label"])])
+            assert row["uncertain"] == str(float(row["confidence"]) < 0.5)
+    gone = [row for number, row in enumerate(table) if number < SHOWN.start or number > SHOWN.stop + FPS // 2]
+    assert gone and all(row["status"] == "no face" and not row["track_id"] and not row["p_fear"] for row in gone)
+
+
+def test_without_smoothing_rows_are_what_the_model_says_of_each_frame(clip, tmp_path, capsys):
+    code, _, _ = run(capsys, clip, *QUICK, "--smoothing", 0, "--every", 4, "--csv", tmp_path / "rows.csv")
+    assert code == 0
+    table = rows(tmp_path / "rows.csv")
+    assert [int(row["frame"]) for row in table] == list(range(0, FRAMES, 4))
+    recognizer, frames, compared = Recognizer(MODEL), frames_of(clip), 0
+    for row in table:
+        if row["status"] == "ok" and row["detected"] == "True":
+            [expected] = recognizer.recognize(frames[int(row["frame"])], [box(row)])
+            np.testing.assert_allclose([float(row[f"p_{label}"]) for label in EMOTIONS], expected, atol=0.02)
+            compared += 1
+    assert compared >= 4
+
+
+KILLED = """
+import os, signal, sys
+from serving import predict, videos
+videos.CHECKPOINT_S = 0
+save = videos.GrowingTable.checkpoint
+def checkpoint(table, frame, analyzer):
+    if frame <= 15:
+        save(table, frame, analyzer)
+    elif frame == 21:
+        table._file.write(b"half a li")
+        table._file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+videos.GrowingTable.checkpoint = checkpoint
+predict.main(sys.argv[1:])
+"""
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_table(clip, whole, tmp_path, capsys):
+    words = [str(word) for word in [clip, *QUICK, "--csv", tmp_path / "rows.csv", "--draw", tmp_path / "drawn"]]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=ROOT, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv.unfinished.csv", "rows.csv.unfinished.json"]
+    assert b"half a li" in (tmp_path / "rows.csv.unfinished.csv").read_bytes()
+
+    code, _, [error] = run(capsys, *words, "--every", 2)
+    assert code == 2 and "another command did not finish (every differ)" in error and "--restart" in error
+
+    code, lines, _ = run(capsys, *words)
+    assert code == 0
+    assert f"at frame 15 of {clip}" in lines[0]
+    assert (tmp_path / "rows.csv").read_bytes() == (whole / "rows.csv").read_bytes()
+    assert (tmp_path / "drawn" / "clip.mp4").read_bytes() == (whole / "drawn" / "clip.mp4").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "rows.csv"]
+
+
+def test_restart_throws_away_what_another_command_left(clip, tmp_path, capsys):
+    (tmp_path / "rows.csv.unfinished.csv").write_text("path\n")
+    (tmp_path / "rows.csv.unfinished.json").write_text("{broken")
+    words = [clip, *QUICK, "--every", 18, "--csv", tmp_path / "rows.csv"]
+    code, _, [error] = run(capsys, *words)
+    assert code == 2 and "does not fit" in error and "--restart" in error
+    code, _, _ = run(capsys, *words, "--restart")
+    assert code == 0
+    assert [row["frame"] for row in rows(tmp_path / "rows.csv")] == ["0", "18"]
+
+
+def test_the_drawn_video_has_every_frame_with_its_box(whole, clip):
+    drawn, plain = frames_of(whole / "drawn" / "clip.mp4"), frames_of(clip)
+    assert len(drawn) == FRAMES
+    for row in rows(whole / "rows.csv"):
+        number = int(row["frame"])
+        changed = np.abs(drawn[number].astype(int) - plain[number]).max(axis=2)
+        if row["status"] == "ok":
+            x1, y1, _, y2 = (round(edge) for edge in box(row))
+            assert np.median(changed[y1 : y2 - 1, x1 : x1 + 2]) > 25  # its left side
+        elif number < SHOWN.start:
+            assert changed.max() < 25  # compression alone
+
+
+def test_the_page_tells_the_persons_timeline(whole):
+    page = (whole / "page.html").read_text()
+    assert "data:image/png;base64," in page and "1 people" not in page
+    assert re.search(r"3\.0 seconds, 36 frames analysed, 1 person, \d+ frames without a face", page)
+    table = [row for row in rows(whole / "rows.csv") if row["status"] == "ok"]
+    mean = np.mean([float(row["p_neutral"]) for row in table])
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page)
+    names = re.findall(r"<th>([^<]*)</th>", page)
+    line = dict(zip(names, cells, strict=True))
+    assert (line["person"], line["frames"]) == ("1", str(len(table)))
+    assert float(line["mean neutral"]) == pytest.approx(mean, abs=0.006)
+
+
+def test_parquet_has_what_csv_has(clip, whole, tmp_path, capsys):
+    pytest.importorskip("pyarrow", reason="needs pyarrow, the extra parquet")
+    import pandas as pd
+
+    code, lines, _ = run(capsys, clip, *QUICK, "--parquet", tmp_path / "rows.parquet")
+    assert code == 0 and f"written: {tmp_path / 'rows.parquet'}" in lines
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]
+    table = pd.read_parquet(tmp_path / "rows.parquet")
+    expected = rows(whole / "rows.csv")
+    assert list(table.columns) == list(expected[0])
+    assert table["frame"].tolist() == list(range(FRAMES))
+    seen = table[table["status"] == "ok"]
+    assert seen["uncertain"].astype(bool).tolist() == [row["uncertain"] == "True" for row in expected if row["status"] == "ok"]
+    np.testing.assert_allclose(seen["p_anger"], [float(row["p_anger"]) for row in expected if row["status"] == "ok"])
+    assert table["label"].isna().tolist() == [row["status"] != "ok" for row in expected]
+
+
+def test_parquet_without_pyarrow_says_what_to_install(clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, [error] = run(capsys, clip, *QUICK, "--parquet", tmp_path / "rows.parquet")
+    assert code == 2 and "pip install pyarrow" in error and "--csv" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_can_be_read_of_a_damaged_video_is_kept(tmp_path, capsys):
+    data = write_clip(tmp_path / "film.avi", "MJPG").read_bytes()
+    (tmp_path / "film.avi").write_bytes(data[: len(data) // 2])
+    (tmp_path / "no-film.mp4").write_bytes(b"nothing of the kind")
+    code, lines, errors = run(capsys, tmp_path, *QUICK, "--csv", tmp_path / "rows.csv", "--draw", tmp_path / "drawn")
+    assert code == 0 and not errors
+    half, none = [row for row in rows(tmp_path / "rows.csv") if row["status"] == "error"]
+    frames = [int(row["frame"]) for row in rows(tmp_path / "rows.csv") if row["frame"]]
+    assert frames == list(range(len(frames))) and 5 < len(frames) < 30
+    assert half["error"] == f"it ends after {len(frames)} of 36 frames; the file is damaged or was cut short"
+    assert none["error"] == "can't be read as a video; is the file complete, and its codec a usual one?"
+    assert any(line == f"  warning: {half['error']}" for line in lines)
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["film.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a.mp4"], "no video could be read (1 tried)"),
+        (["a.mp4", "b.png"], "1 picture and 1 video give different tables; run once with --only pictures"),
+        (["a.mp4", "--json", "o.json"], "--json is for pictures; of a video write --csv or --parquet"),
+        (["a.mp4", "--crop", "none"], "--crop none is for pictures that are faces already"),
+        (["a.mp4", "--csv", "a.mp4"], "a.mp4 is one of the videos and would be overwritten"),
+        (["a.mp4", "--draw", "."], "would write over the video a.mp4"),
+        (["a.mp4", "--csv", "o", "--report", "o"], "--csv and --report name the same file o"),
+        (["a.mp4", "--smoothing", "-1"], "--smoothing"),
+        (["b.png", "--report", "o.html"], "--report is for videos, and b.png is none"),
+        (["a.mp4", "--only", "pictures"], "--only pictures, but there is no picture in a.mp4"),
+    ],
+)
+def test_wrong_requests_are_refused_in_one_line(tmp_path, capsys, monkeypatch, words, expected):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "b.png"):
+        (tmp_path / name).write_bytes(b"neither")
+    code, _, errors = run(capsys, *words, *QUICK)
+    assert code == 2 and len(errors) == 1 and expected in errors[0], errors
+    assert sorted(os.listdir()) == ["a.mp4", "b.png"]
+
+
+@pytest.mark.shared
+def test_the_four_people_of_a_real_clip_keep_their_ids(shared_dir, tmp_path, capsys):
+    clip = shared_dir / "data" / "video" / "classroom.mp4"
+    code, lines, _ = run(capsys, clip, "--csv", tmp_path / "rows.csv", "--model", MODEL)
+    assert code == 0 and "45 frames analysed, 3.8 s, 4 people, 0 without a face" in lines[0]
+    table = rows(tmp_path / "rows.csv")
+    assert {row["track_id"] for row in table} == {"1", "2", "3", "4"}
+    for number in "1234":  # who sits still stays where they are
+        boxes = np.array([box(row) for row in table if row["track_id"] == number])
+        assert len(boxes) >= 40
+        assert np.ptp((boxes[:, :2] + boxes[:, 2:]) / 2, axis=0).max() < 40
+
+
+def test_the_state_that_is_kept_is_plain_json(tmp_path):
+    """No pickle: a state file from elsewhere must not be able to run anything."""
+    table = videos.GrowingTable(tmp_path / "t", EMOTIONS, {"videos": ["a"]})
+    table.close()
+    state = json.loads((tmp_path / "t.unfinished.json").read_text())
+    assert (state["video"], state["frame"], state["analyzer"], state["settings"]["videos"]) == (0, 0, None, ["a"])
