@@ -8,9 +8,12 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fer_keras.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fer_keras.data.pipeline import Augmentation
 
 TWO_PHASES = ("densenet121", "densenet169", "densenet201")
 ALIASES = {"densenet": "densenet121"}
@@ -27,7 +30,8 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.replace(" ", "").split(",")]
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Split at commas: from "label, gender" to ["label", "gender"]."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
@@ -39,7 +43,7 @@ class TrainConfig:
     """
 
     data: str | None = _setting(None, "prepared data set (a folder from training.prepare); default: drawn faces", type=str)
-    arch: str = _setting("cnn", "cnn, resnet, densenet (= densenet121), densenet169 or densenet201", type=str)
+    arch: str = _setting("cnn", "cnn, random_cnn, resnet, densenet (= densenet121), densenet169 or densenet201", type=str)
     # model
     preset: str | None = _setting(None, "named set of cnn options: main, variant1, variant2", type=str)
     layers: list[int] | None = _setting(None, "width of each conv stage, e.g. 64,128,256", type=_numbers)
@@ -95,10 +99,18 @@ class TrainConfig:
         choices=("auto", "hard", "soft", "majority"),
     )
     encoding: str = _setting("one-hot", "form of the targets", switch=("--one-hot", "--sparse"), values=("one-hot", "sparse"))
-    balance: list[str] = _setting([], "columns whose cells count alike: label, gender, label,gender...; none", type=_words)
+    balance: list[str] = _setting([], "columns whose cells count alike: label, gender, label,gender...; none", type=words)
     balance_by: str = _setting(
-        "weight", "weight: in the loss; resample: draw short cells more often", type=str, choices=("weight", "resample")
+        "weight",
+        "weight: in the loss; resample: draw short cells more often; augment: new pictures for short cells; mean-flip: cut "
+        "large cells to the mean, mirror short ones up to it; dro: group DRO, weight for the cells of highest loss",
+        type=str,
+        choices=("weight", "resample", "augment", "mean-flip", "dro"),
     )
+    balance_target: int | None = _setting(
+        None, "augment: faces that short cells are brought up to; default: as many as the largest cell has", type=int
+    )
+    dro_step: float = _setting(0.01, "dro: step size of the weights of the cells", type=float)
     balance_power: float = _setting(1.0, "how far to balance: 1 fully, 0.5 by the square root, 0 not at all", type=float)
     # augmentation
     augment: bool = _setting(True, "vary the training pictures", switch=("--augment", "--no-augment"))
@@ -119,7 +131,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arch", ALIASES.get(self.arch, self.arch))
-        object.__setattr__(self, "balance", [] if self.balance == ["none"] else self.balance)
+        if self.balance == ["none"]:
+            object.__setattr__(self, "balance", [])
+            object.__setattr__(self, "balance_by", "weight")
         bounds: dict[str, tuple[float, float]] = {
             "batch_size": (1, 65536),
             "epochs": (1, 100000),
@@ -132,6 +146,8 @@ class TrainConfig:
             "best_after": (0, 100000),
             "label_smoothing": (0, 0.9),
             "balance_power": (0, 1),
+            "balance_target": (1, 10**7),
+            "dro_step": (1e-6, 100),
             "weight_decay": (0, 1),
             "seed": (0, 2**31 - 1),
             "lr": (1e-12, 1e6),
@@ -146,7 +162,11 @@ class TrainConfig:
             value = getattr(self, item.name)
             if choices and value is not None and value not in choices:
                 raise ConfigError(f"{item.name.replace('_', '-')} must be one of {', '.join(map(str, choices))}, got {value!r}")
-        self.augmentation()
+        self.new_pictures()
+        if self.balance_by != "weight" and not self.balance:
+            raise ConfigError(f"--balance-by {self.balance_by} needs cells to balance, such as --balance label or gender")
+        if self.balance_target is not None and self.balance_by != "augment":
+            raise ConfigError("--balance-target is for --balance-by augment, which brings short cells up to it")
         if self.encoding == "sparse" and self.targets == "soft":
             raise ConfigError("soft targets are distributions and need --one-hot; use --targets hard or majority with --sparse")
         if self.encoding == "sparse" and self.label_smoothing:
@@ -174,11 +194,15 @@ class TrainConfig:
         filled["best_after"] = min(10, total // 3) if self.best_after is None else self.best_after
         return dataclasses.replace(self, **filled)
 
-    def augmentation(self) -> Any:
-        """The Augmentation of these settings, or None."""
+    def augmentation(self) -> Augmentation | None:
+        """How training pictures are varied from epoch to epoch, or None."""
+        return self.new_pictures() if self.augment else None
+
+    def new_pictures(self) -> Augmentation:
+        """How the new pictures of `--balance-by augment` differ from those they are made of, with or without --augment."""
         from fer_keras.data.pipeline import Augmentation
 
-        made = Augmentation(
+        return Augmentation(
             flip=self.flip,
             rotate_deg=self.rotate,
             shift=self.shift,
@@ -187,7 +211,6 @@ class TrainConfig:
             contrast=self.contrast,
             erase=self.erase,
         )
-        return made if self.augment else None
 
     def model_options(self) -> dict[str, Any]:
         """The options given for the model, without those left to its defaults."""
@@ -229,7 +252,7 @@ def _checked(name: str, item: dataclasses.Field, value: Any, origin: str) -> Any
             if not isinstance(value, bool):
                 raise ValueError("true or false expected")
             return value
-        if kind in (_numbers, _words):
+        if kind in (_numbers, words):
             parts = value if isinstance(value, list) else kind(str(value))
             return [int(part) if kind is _numbers else str(part) for part in parts]
         if kind is int and (isinstance(value, bool) or int(value) != float(value)):
@@ -239,9 +262,19 @@ def _checked(name: str, item: dataclasses.Field, value: Any, origin: str) -> Any
         raise ConfigError(f"setting {name!r} in {origin}: {value!r} does not fit ({error})") from error
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Give a parser one option for each setting. Only options that were used appear in the namespace."""
+def setting_names() -> list[str]:
+    """The names of all settings."""
+    return [item.name for item in dataclasses.fields(TrainConfig)]
+
+
+def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """Give a parser one option for each setting, save those that the command sets itself (`without`, by name).
+
+    Only options that were used appear in the namespace.
+    """
     for item in dataclasses.fields(TrainConfig):
+        if item.name in without:
+            continue
         meta, flag = item.metadata, "--" + item.name.replace("_", "-")
         text = meta["help"]
         if item.default is not dataclasses.MISSING and item.default not in (None, False, True):

@@ -12,6 +12,7 @@ epoch), so that a killed run goes on with the result of an unbroken one.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -27,19 +28,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.data import pipeline
-from fer_keras.data.balance import balanced_weights, cells
+from fer_keras.data.balance import NO_CELL, CellPlan, augmented_cells, balanced_weights, cells, levelled_cells
 from fer_keras.data.dataset import FaceSubset, write_json
 from fer_keras.data.targets import training_targets
-from fer_keras.errors import FerError, TrainingError
+from fer_keras.errors import TrainingError
+from training.backend import choose_precision, choose_strategy, load_state, save_state, save_weights
 from training.config import TrainConfig
+from training.features import FeatureStore
 from training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
 EVALUATION_BATCH = 128
-CALIBRATION_FACES = 512
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class _State:
     best: dict[str, float] | None = None
     phase_best: dict[str, float] | None = None
     waited: int = 0
+    dro: list[float] | None = None  # weights of the cells
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -87,46 +89,32 @@ class _State:
         write_json(folder / "state.json", vars(self))
 
 
-def choose_precision(requested: str) -> str:
-    """The dtype policy to train with. "auto" takes mixed_bfloat16 where it is faster: CPUs with AMX, GPUs since Ampere."""
-    if requested != "auto":
-        return requested
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
-        return "mixed_bfloat16" if capability >= (8, 0) else "float32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "float32"
-    return "mixed_bfloat16" if "amx_bf16" in flags else "float32"
-
-
-def choose_strategy() -> tf.distribute.Strategy:
-    """MirroredStrategy where one machine has several GPUs, else the default strategy."""
-    import tensorflow as tf
-
-    several = len(tf.config.list_logical_devices("GPU")) > 1
-    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
-
-
-def fit_one(config: TrainConfig, train: FaceSubset, validation: FaceSubset, run: RunFolder) -> FitResult:
+def fit_one(
+    config: TrainConfig, train: FaceSubset, validation: FaceSubset, run: RunFolder, features: FeatureStore | None = None
+) -> FitResult:
     """Train one model from `train`, watching `validation`, into `run`; goes on where an earlier call was killed.
 
     config: resolved settings. The run folder gets best.weights.h5, final.weights.h5, history.csv and metrics.json; best is
     the epoch of lowest validation loss after epoch `best_after`, final the last one. Test rows are never seen here.
+    features: backbone and features that trainings of the same settings and data share, such as the folds of a k-fold run;
+    for an architecture with a backbone. Each training starts from the same weights all the same.
     Raises TrainingError where nothing is left to train on or the loss is no longer a number; KeyboardInterrupt where
     Ctrl-C came before the first epoch was over.
     """
-    return _Training(config, train, validation, run).fit()
+    return _Training(config, train, validation, run, features).fit()
 
 
 class _Training:
     """One call of fit_one: what its steps share."""
 
-    def __init__(self, config: TrainConfig, train: FaceSubset, validation: FaceSubset, run: RunFolder) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: FaceSubset,
+        validation: FaceSubset,
+        run: RunFolder,
+        features: FeatureStore | None = None,
+    ) -> None:
         import keras
 
         self.config, self.run, self.log = config, run, run.logger()
@@ -135,14 +123,18 @@ class _Training:
         self.folder.mkdir(exist_ok=True)
         self.state = _State.load(self.folder) or _State()
         self.train_rows, self.train_targets = self._targets(train, "train")
+        self.cell_of, self.changes = self._balance_rows()
         self.validation_rows, self.validation_targets = self._targets(validation, "validation")
         self.channels = run.spec.channels
         self.augment = config.augmentation()
         keras.utils.set_random_seed(config.seed)
-        self.strategy = choose_strategy()
-        with self.strategy.scope():
-            self.model = run.spec.build(seed=config.seed, precision=choose_precision(config.precision))
-        self.run_backbone = self._compiled_backbone() if config.two_phases else None
+        if config.two_phases:
+            self.features = features or FeatureStore(config, run.spec, self.dataset, self.folder, self.train_rows)
+            self.strategy, self.model = self.features.strategy, self.features.model
+        else:
+            self.strategy = choose_strategy()
+            with self.strategy.scope():
+                self.model = run.spec.build(seed=config.seed, precision=choose_precision(config.precision))
 
     def _targets(self, subset: FaceSubset, what: str) -> tuple[np.ndarray, np.ndarray]:
         rows, targets = training_targets(subset.dataset, subset.rows, self.config.targets)
@@ -154,12 +146,54 @@ class _Training:
             targets = targets.argmax(axis=1).astype(np.int64)
         return rows, targets
 
-    def _weights(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """(sample weights, sampling chances) of the training faces."""
-        if not self.config.balance:
+    def _balance_rows(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """(cells, changes) of the training faces; augment and mean-flip also repeat rows, changed, or leave some out."""
+        config = self.config
+        if not config.balance:
             return None, None
-        weights = balanced_weights(cells(self.dataset, self.train_rows, self.config.balance), self.config.balance_power)
-        return (weights, None) if self.config.balance_by == "weight" else (None, weights)
+        cell_of = cells(self.dataset, self.train_rows, config.balance)
+        plan: CellPlan | None = None
+        if config.balance_by == "augment":
+            plan = augmented_cells(
+                cell_of,
+                config.new_pictures(),
+                target=config.balance_target,
+                power=config.balance_power,
+                seed=config.seed,
+            )
+        elif config.balance_by == "mean-flip":
+            plan = levelled_cells(cell_of, power=config.balance_power, seed=config.seed)
+        if plan is None:
+            return cell_of, None
+        self.log.info(
+            "Balanced by %s: %d faces became %d, %d of them new pictures",
+            ", ".join(config.balance),
+            len(cell_of),
+            len(plan.positions),
+            plan.made.sum(),
+        )
+        self.train_rows, self.train_targets = self.train_rows[plan.positions], self.train_targets[plan.positions]
+        return cell_of[plan.positions], plan.changes
+
+    def _weights(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """(sample weights, sampling chances) of the training faces; for DRO the number of the cell is in place of a weight."""
+        how, power = self.config.balance_by, self.config.balance_power
+        if self.cell_of is None or self.changes is not None:
+            return None, None
+        weights = balanced_weights(self.cell_of, power)
+        if how == "dro":
+            names = self._cell_names()
+            number = np.where(self.cell_of == NO_CELL, -1, np.searchsorted(names, self.cell_of))
+            return number.astype(np.float32), weights
+        return (weights, None) if how == "weight" else (None, weights)
+
+    def _cell_names(self) -> np.ndarray:
+        names = np.unique(self.cell_of)
+        return names[names != NO_CELL]
+
+    def _train_faces(self, augment: pipeline.Augmentation | None = None) -> Callable:
+        """The loader of the training faces."""
+        return pipeline.face_loader(self.dataset, self.train_rows, channels=self.channels, augment=augment, changes=self.changes)
 
     def phases(self) -> list[_Phase]:
         config = self.config
@@ -199,10 +233,21 @@ class _Training:
             precision=choose_precision(self.config.precision),
             n_train=len(self.train_rows),
             n_validation=len(self.validation_rows),
+            **self._balance_record(),
         )
         if not interrupted:
             shutil.rmtree(self.folder)
         return result
+
+    def _balance_record(self) -> dict[str, Any]:
+        """For metrics.json: how many faces each cell was trained with, and the weight that DRO gave it at last."""
+        if self.cell_of is None:
+            return {}
+        counts = {str(name): int((self.cell_of == name).sum()) for name in self._cell_names()}
+        record: dict[str, Any] = {"cells": counts}
+        if self.state.dro:
+            record["dro_weights"] = dict(zip(counts, self.state.dro, strict=True))
+        return record
 
     # One phase
 
@@ -230,17 +275,10 @@ class _Training:
             validation_load, len(self.validation_rows), batch_size=EVALUATION_BATCH, targets=self.validation_targets
         )
         self.net = net
-        with self.strategy.scope():
-            net.compile(
-                optimizer=make_optimizer(config, phase.lr, steps * phase.epochs),
-                loss=self._loss(),
-                metrics=["accuracy"],
-                # XLA was measured slower than the plain graph on CPUs, and compiles for minutes
-                jit_compile=False,
-            )
-            net.optimizer.build(net.trainable_variables)
+        self._compile(net, phase, steps)
         if state.net:
-            net.load_weights(self.folder / state.net)
+            load_state(net, self.folder / state.net)
+            self._restore_dro()
         if state.phase_epoch >= phase.epochs or (phase.patience and state.waited >= phase.patience):
             return False  # killed between the last epoch and the end of the phase
         self.log.info(
@@ -271,16 +309,69 @@ class _Training:
             )
         except _StoppedByUserError:
             if state.net:
-                net.load_weights(self.folder / state.net)  # the epoch that was cut short counts for nothing
+                load_state(net, self.folder / state.net)  # the epoch that was cut short counts for nothing
             return True
         return False
+
+    def _compile(self, net: keras.Model, phase: _Phase, steps: int) -> None:
+        """A new optimizer and loss; or the old ones as they were when new, where the graph of an earlier fold fits."""
+        config, at_once = self.config, self._steps_at_once(phase, steps)
+        self.loss = self._loss()
+        key = (*dataclasses.astuple(phase), steps, at_once, config.to_dict() | {"out": None, "export": None})
+        shared = config.two_phases and net is self.model.get_layer("head") and config.balance_by != "dro"
+        if shared and self.features.renew_optimizer(key):
+            return
+        with self.strategy.scope():
+            net.compile(
+                optimizer=make_optimizer(config, phase.lr, steps * phase.epochs),
+                loss=self.loss,
+                metrics=["accuracy"],
+                # XLA was measured slower than the plain graph on CPUs, and compiles for minutes
+                jit_compile=False,
+                steps_per_execution=at_once,
+            )
+            net.optimizer.build(net.trainable_variables)
+        if shared:
+            self.features.keep_compiled(key)
+
+    def _save_whole(self, name: str) -> None:
+        """Weights of the whole model into the run folder."""
+        if self.config.two_phases:
+            self.features.save_model(self.run.path / name)
+        else:
+            save_weights(self.model, self.run.path / name)
+
+    def _steps_at_once(self, phase: _Phase, steps: int) -> int:
+        """How many steps one call of the graph makes: several where a step is the head's alone, shorter than its calling.
+
+        A divisor of the steps of an epoch, since Keras makes whole calls only and would run over its end.
+        """
+        if phase.name != "frozen" or self.config.frozen_features == "live" or self.strategy.num_replicas_in_sync > 1:
+            return 1
+        return max(number for number in range(1, 17) if steps % number == 0)
 
     def _loss(self) -> keras.losses.Loss:
         import keras
 
         if self.config.encoding == "sparse":
-            return keras.losses.SparseCategoricalCrossentropy()
-        return keras.losses.CategoricalCrossentropy(label_smoothing=self.config.label_smoothing)
+            loss = keras.losses.SparseCategoricalCrossentropy()
+        else:
+            loss = keras.losses.CategoricalCrossentropy(label_smoothing=self.config.label_smoothing)
+        if self.cell_of is None or self.config.balance_by != "dro":
+            return loss
+        from training.dro import group_dro
+
+        with self.strategy.scope():  # it has a variable
+            return group_dro(loss, len(self._cell_names()), self.config.dro_step)
+
+    def _restore_dro(self) -> None:
+        if self.state.dro:
+            self.loss.weights.assign(np.array(self.state.dro, np.float32))
+
+    def dro_weights(self) -> list[float] | None:
+        """Weights of the cells as they are now; float32 survives JSON unchanged."""
+        weights = getattr(self.loss, "weights", None)
+        return None if weights is None else np.asarray(weights).tolist()
 
     def _inputs(self, phase: _Phase) -> tuple[keras.Model, Callable, Callable]:
         """What is trained in a phase, and the loaders of its inputs."""
@@ -289,22 +380,22 @@ class _Training:
         validation = loader(self.dataset, self.validation_rows, channels=self.channels)
         if phase.name == "scratch":
             net = self._with_live_batch_norm()
-            return net, loader(self.dataset, self.train_rows, channels=self.channels, augment=self.augment), validation
+            return net, self._train_faces(self.augment), validation
         if phase.name == "frozen" and config.frozen_features == "cached":
             started = time.monotonic()
-            views = [None] + [self.augment] * (config.feature_views if self.augment else 0)
-            plain = [self._features(self.train_rows, augment, view) for view, augment in enumerate(views)]
-            train_load = pipeline.feature_loader(np.stack(plain))
-            validation_load = pipeline.feature_loader(self._features(self.validation_rows, None, 0)[None])
+            given = self.features.features
+            views = [given(self.train_rows, view, self.changes) for view in range(self.features.views)]
+            train_load = pipeline.feature_loader(np.stack(views))
+            validation_load = pipeline.feature_loader(given(self.validation_rows)[None])
             self.log.info(
-                "Ran the frozen backbone once over %d faces x %d views and %d to validate: %.1f s",
+                "Features of the frozen backbone for %d faces x %d views and %d to validate: %.1f s",
                 len(self.train_rows),
                 len(views),
                 len(self.validation_rows),
                 time.monotonic() - started,
             )
             return self.model.get_layer("head"), train_load, validation_load
-        return self.model, loader(self.dataset, self.train_rows, channels=self.channels, augment=self.augment), validation
+        return self.model, self._train_faces(self.augment), validation
 
     def _with_live_batch_norm(self) -> keras.Model:
         """The same layers and weights, with the backbone called so that its batch normalisation follows the batches."""
@@ -316,61 +407,18 @@ class _Training:
             pixels = keras.Input(self.model.input_shape[1:], name="pixels")
             return keras.Model(pixels, head(backbone(pixels)))
 
-    def _compiled_backbone(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Pixels float32 (n, h, w, c) -> features float32 (n, width), traced once for all splits and views."""
-        import tensorflow as tf
-
-        backbone = self.model.get_layer("backbone")
-        shape = (None, *self.model.input_shape[1:])
-
-        @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
-        def run(pixels: tf.Tensor) -> tf.Tensor:
-            return tf.cast(backbone(pixels, training=False), tf.float32)
-
-        return run
-
-    def _features(self, rows: np.ndarray, augment: pipeline.Augmentation | None, view: int) -> np.ndarray:
-        """Backbone features float32 (n, width) of one view of some faces."""
-        import tensorflow as tf
-
-        load = pipeline.face_loader(self.dataset, rows, channels=self.channels, augment=augment)
-        seed = tf.constant([self.config.seed, view], tf.int64)
-        from tqdm import tqdm
-
-        starts = range(0, len(rows), EVALUATION_BATCH)
-        parts = []
-        for start in tqdm(starts, desc=f"features of view {view}", unit="batch", leave=False, disable=None):
-            positions = np.arange(start, min(start + EVALUATION_BATCH, len(rows)))
-            pixels = load(tf.constant(positions, tf.int64), pipeline.fold_in(seed, start))
-            parts.append(self.run_backbone(pixels).numpy())
-        return np.concatenate(parts)
-
     # Between phases
 
     def _start_backbone(self) -> None:
         """Backbone weights, from wherever they come, and which of them this phase trains."""
         from fer_keras.models import densenet
 
-        initial = self.folder / "initial.weights.h5"
-        state = self.state
-        if initial.is_file():
-            self.model.load_weights(initial)
-        else:
-            loaded = densenet.load_backbone_weights(self.model, self.config.weights, Path(self.config.saved_models))
-            self.log.info("%s", loaded)
-            if not loaded.pretrained:
-                load = pipeline.face_loader(self.dataset, self.train_rows, channels=self.channels)
-                chosen = np.random.default_rng(self.config.seed).permutation(len(self.train_rows))[:CALIBRATION_FACES]
-                import tensorflow as tf
-
-                seed = tf.constant([0, 0], tf.int64)
-                parts = np.array_split(chosen, max(1, len(chosen) // 64))
-                densenet.calibrate_batch_norm(self.model, [np.asarray(load(tf.constant(part), seed)) for part in parts])
-            self.run.update_metrics(backbone=str(loaded))
-            save_weights(self.model, initial)
-        if state.phase == 0:
-            densenet.freeze_backbone(self.model)
-        else:
+        origin = self.features.start()
+        if self.run.metrics.get("backbone") != origin:
+            if not self.features.keep:  # who shares it has said so once
+                self.log.info("%s", origin)
+            self.run.update_metrics(backbone=origin)
+        if self.state.phase:
             self.model.load_weights(self.folder / "phase.weights.h5")
             densenet.unfreeze_last_blocks(self.model, self.config.unfreeze_blocks)
 
@@ -378,15 +426,15 @@ class _Training:
         """Final and best weights of the whole model; the next phase starts from the best of this one."""
         state, model, path = self.state, self.model, self.run.path
         if last:
-            save_weights(model, path / "final.weights.h5")
+            self._save_whole("final.weights.h5")
         name = state.best_net or state.net
         if name and state.net:
-            self.net.load_weights(self.folder / name)
+            load_state(self.net, self.folder / name)
         better = state.best is None or (state.phase_best and state.phase_best["val_loss"] < state.best["val_loss"])
         if better or not (path / "best.weights.h5").is_file():
             if better:
                 state.best = state.phase_best
-            save_weights(model, path / "best.weights.h5")
+            self._save_whole("best.weights.h5")
         if keep_state:
             return
         if not last:
@@ -396,6 +444,7 @@ class _Training:
             densenet.unfreeze_last_blocks(model, self.config.unfreeze_blocks)
             state.phase += 1
             state.phase_epoch, state.net, state.best_net, state.phase_best, state.waited = 0, None, None, None, 0
+            state.dro = None  # each phase begins with equal weights of the cells
             state.save(self.folder)
 
 
@@ -423,18 +472,6 @@ def make_optimizer(config: TrainConfig, lr: float, steps: int) -> keras.Optimize
     if config.optimizer == "adam":
         return keras.optimizers.Adam(rate)
     return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
-
-
-def save_weights(model: keras.Model, path: Path) -> None:
-    """Write Keras weights (and the optimizer, where compiled) whole or not at all."""
-    part = path.with_name("part-" + path.name)  # the name must end as Keras expects
-    try:
-        model.save_weights(part)
-        part.replace(path)
-    except OSError as error:
-        raise FerError(f"can't write {path}: {error}; make room and go on with --resume") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def reseed_dropout(net: keras.Model, seed: int, epoch: int) -> None:
@@ -469,7 +506,7 @@ def _make_recorder(
             self.bar = tqdm(total=self.params["steps"], desc=title, unit="batch", leave=False, disable=None)
 
         def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-            self.bar.update()
+            self.bar.update(batch + 1 - self.bar.n)
             if not math.isfinite(logs["loss"]):
                 self.bar.close()
                 where = f"in epoch {len(state.history) + 1}, batch {batch + 1}"
@@ -520,8 +557,9 @@ def _make_recorder(
             """Weights first, then the file that names them: killed in between, the epoch before still stands."""
             old = {state.net, state.best_net}
             state.phase_epoch = epoch + 1
-            state.net = f"net-{number:05d}.weights.h5"
-            save_weights(net, training.folder / state.net)
+            state.net = f"net-{number:05d}.npz"
+            save_state(net, training.folder / state.net)
+            state.dro = training.dro_weights()
             eligible = number > config.best_after
             was_eligible = bool(state.phase_best) and state.phase_best["epoch"] > config.best_after
             # Before epoch `best_after` the latest counts as best, so that there is one whenever the run is stopped.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from training import config
 
 if TYPE_CHECKING:
     from fer_keras.data.dataset import FaceDataset
+    from fer_keras.models.registry import ModelSpec
     from training.config import TrainConfig
     from training.run_folder import RunFolder
 
@@ -72,8 +74,8 @@ def _resume(path: Path) -> int:
     return _fit_and_finish(run, dataset)
 
 
-def load_dataset(settings: TrainConfig) -> FaceDataset:
-    """The data set of the settings; without one the drawn faces, saying so. Raises DataError where it can't be trained on."""
+def load_dataset(settings: TrainConfig, needed: Sequence[str] = ("train", "validation")) -> FaceDataset:
+    """The data set of the settings; without one the drawn faces, saying so. Raises DataError where a needed split is empty."""
     from fer_keras.data.dataset import FaceDataset
 
     if settings.data:
@@ -83,7 +85,7 @@ def load_dataset(settings: TrainConfig) -> FaceDataset:
 
         print(DRAWN_NOTICE)
         dataset = prepare(PrepareSettings(source="synthetic"))
-    for split in ("train", "validation"):
+    for split in needed:
         if not len(dataset.rows(split)):
             has = ", ".join(f"{len(dataset.rows(name))} {name}" for name in dataset.splits()) or "no face at all"
             raise DataError(
@@ -98,26 +100,32 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
     import dataclasses
 
     from fer_keras.data.balance import cells
-    from fer_keras.models.registry import ModelSpec
     from training.run_folder import RunFolder
 
     rows = {split: dataset.rows(split) for split in ("train", "validation")}
     if settings.balance:
-        cells(dataset, rows["train"][:1], settings.balance)
-    spec = ModelSpec(
+        cells(dataset, rows["train"], settings.balance)
+    spec = model_spec(settings, dataset)
+    settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), export=export_name(settings, dataset))
+    out = Path(settings.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{spec.name}")
+    settings = dataclasses.replace(settings, out=str(out))
+    return RunFolder.create(out, settings.to_dict(), spec, dataset, rows)
+
+
+def model_spec(settings: TrainConfig, dataset: FaceDataset) -> ModelSpec:
+    """The model that the settings describe, for the faces of a data set. Raises ConfigError where they do not fit."""
+    from fer_keras.models.registry import ModelSpec
+
+    return ModelSpec(
         name=settings.arch,
         classes=len(dataset.labels),
         image_size=dataset.image_size,
         channels=settings.channels or dataset.channels,
         options=settings.model_options(),
     )
-    settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), export=_export_name(settings, dataset))
-    out = Path(settings.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{spec.name}")
-    settings = dataclasses.replace(settings, out=str(out))
-    return RunFolder.create(out, settings.to_dict(), spec, dataset, rows)
 
 
-def _export_name(settings: TrainConfig, dataset: FaceDataset) -> str:
+def export_name(settings: TrainConfig, dataset: FaceDataset) -> str:
     """The name to export under: as asked, else DATA-ARCH with a number where that is taken."""
     folder = Path(settings.saved_models)
     if settings.export:

@@ -55,29 +55,18 @@ class Augmentation:
         def draw(which: int, low: float = -1.0, shape: tuple = ()) -> tf.Tensor:
             return tf.random.stateless_uniform((n, *shape), seeds[which], low, 1.0)
 
-        # One bilinear resampling for all geometry: output pixel (x, y) is read at A (x - centre) + centre + shift.
-        angle = draw(0) * (self.rotate_deg * np.pi / 180)
-        mirror = tf.where(draw(1) < 0, -1.0, 1.0) if self.flip else tf.ones(n)
-        scale = 1.0 + draw(2) * self.zoom
-        high, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-        cos, sin = tf.cos(angle) / scale, tf.sin(angle) / scale
-        a, b, d, e = mirror * cos, -mirror * sin, sin, cos
-        centre_x, centre_y = (wide - 1) / 2, (high - 1) / 2
-        c = centre_x - a * centre_x - b * centre_y + draw(3) * self.shift * wide
-        f = centre_y - d * centre_x - e * centre_y + draw(4) * self.shift * high
-        zero = tf.zeros(n)
-        images = tf.raw_ops.ImageProjectiveTransformV3(
-            images=images,
-            transforms=tf.stack([a, b, c, d, e, f, zero, zero], axis=1),
-            output_shape=tf.stack([height, width]),
-            fill_value=0.0,
-            interpolation="BILINEAR",
-            fill_mode="NEAREST",
+        images = _moved(
+            images,
+            mirror=tf.where(draw(1) < 0, -1.0, 1.0) if self.flip else tf.ones(n),
+            angle=draw(0) * (self.rotate_deg * np.pi / 180),
+            scale=1.0 + draw(2) * self.zoom,
+            shift_x=draw(3) * self.shift,
+            shift_y=draw(4) * self.shift,
         )
-        mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
         contrast = 1.0 + draw(5, shape=(1, 1, 1)) * self.contrast
-        images = (images - mean) * contrast + mean + draw(6, shape=(1, 1, 1)) * (self.brightness * 255)
+        images = _lit(images, contrast, draw(6, shape=(1, 1, 1)) * (self.brightness * 255))
         if self.erase:
+            high, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
             side = tf.maximum(draw(7), 0.0) * self.erase  # negative half the time: nothing erased
             corner = draw(8, low=0.0, shape=(2,)) * (1 - side[:, None])
             rows_in = _between(tf.range(high) / high, corner[:, 0], side)
@@ -85,6 +74,63 @@ class Augmentation:
             hole = (rows_in[:, :, None] & columns_in[:, None, :])[..., None]
             images = tf.where(hole, draw(9, low=0.0, shape=(1, 1, 1)) * 255, images)
         return tf.clip_by_value(images, 0.0, 255.0)
+
+
+def alter(images: tf.Tensor, changes: tf.Tensor) -> tf.Tensor:
+    """Make new pictures: float32 (n, h, w, c) 0..255 and float32 (n, 6) by balance.CHANGES -> float32, whole numbers 0..255.
+
+    Pictures whose changes are all 0 come out as they are. The result is rounded, so that a picture made while training is
+    the one that `training.synthesize` writes down.
+    """
+    import tensorflow as tf
+
+    mirror, rotate_deg, shift_x, shift_y, brightness, contrast = tf.unstack(changes, axis=1)
+    altered = _moved(
+        images,
+        mirror=tf.where(mirror > 0, -1.0, 1.0),
+        angle=rotate_deg * (np.pi / 180),
+        scale=tf.ones_like(mirror),
+        shift_x=shift_x,
+        shift_y=shift_y,
+    )
+    altered = _lit(altered, 1.0 + contrast[:, None, None, None], brightness[:, None, None, None] * 255)
+    altered = tf.round(tf.clip_by_value(altered, 0.0, 255.0))
+    return tf.where(tf.reduce_any(changes != 0, axis=1)[:, None, None, None], altered, images)
+
+
+def _moved(
+    images: tf.Tensor, *, mirror: tf.Tensor, angle: tf.Tensor, scale: tf.Tensor, shift_x: tf.Tensor, shift_y: tf.Tensor
+) -> tf.Tensor:
+    """Mirror (-1, else 1), turn (radians), zoom and shift (shares of the side), each float32 (n,).
+
+    One bilinear resampling for all of it: output pixel (x, y) is read at A (x - centre) + centre + shift.
+    """
+    import tensorflow as tf
+
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    high, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    cos, sin = tf.cos(angle) / scale, tf.sin(angle) / scale
+    a, b, d, e = mirror * cos, -mirror * sin, sin, cos
+    centre_x, centre_y = (wide - 1) / 2, (high - 1) / 2
+    c = centre_x - a * centre_x - b * centre_y + shift_x * wide
+    f = centre_y - d * centre_x - e * centre_y + shift_y * high
+    zero = tf.zeros_like(a)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack([a, b, c, d, e, f, zero, zero], axis=1),
+        output_shape=tf.stack([height, width]),
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )
+
+
+def _lit(images: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
+    """Contrast (a factor about the mean of the picture) and brightness (0..255), each float32 (n, 1, 1, 1)."""
+    import tensorflow as tf
+
+    mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
+    return (images - mean) * contrast + mean + brightness
 
 
 def _between(positions: tf.Tensor, start: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
@@ -99,12 +145,18 @@ def fold_in(seed: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
 
 
 def face_loader(
-    dataset: FaceDataset, rows: np.ndarray, *, channels: int | None = None, augment: Augmentation | None = None
+    dataset: FaceDataset,
+    rows: np.ndarray,
+    *,
+    channels: int | None = None,
+    augment: Augmentation | None = None,
+    changes: np.ndarray | None = None,
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A function from positions in `rows` and a seed to pictures.
 
     Returns load(positions int64 (b,), seed int (2,)) -> float32 (b, h, w, channels), 0..255. channels: 1 or 3; a data set
-    of the other kind is converted (grey repeated; colour by ITU-R 601 luma).
+    of the other kind is converted (grey repeated; colour by ITU-R 601 luma). changes: float32 (len(rows), 6) by
+    balance.CHANGES, what is changed in each picture before all else; a row that is given twice is held in memory once.
     """
     import tensorflow as tf
 
@@ -113,11 +165,12 @@ def face_loader(
     rows = np.asarray(rows, np.int64)
     if len(rows) == 0:
         raise DataError(f"{dataset.path} has no faces to load here; check the split and the targets")
-    if len(rows) * size * size * stored <= CACHE_BYTES:
-        cached = tf.constant(dataset.faces[rows])
+    distinct, place = np.unique(rows, return_inverse=True)
+    if len(distinct) * size * size * stored <= CACHE_BYTES:
+        cached, places = tf.constant(dataset.faces[distinct]), tf.constant(place.reshape(-1), tf.int64)
 
         def read(positions: tf.Tensor) -> tf.Tensor:
-            return tf.gather(cached, positions)
+            return tf.gather(cached, tf.gather(places, positions))
     else:
         faces = dataset.faces
 
@@ -125,8 +178,12 @@ def face_loader(
             batch = tf.numpy_function(lambda index: faces[rows[index]], [positions], tf.uint8, stateful=False)
             return tf.ensure_shape(batch, (None, size, size, stored))
 
+    change_of = None if changes is None else tf.constant(changes, tf.float32)
+
     def load(positions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         images = tf.cast(read(positions), tf.float32)
+        if change_of is not None:
+            images = alter(images, tf.gather(change_of, positions))
         if channels == 3 and stored == 1:
             images = tf.repeat(images, 3, axis=-1)
         elif channels == 1 and stored == 3:
@@ -176,6 +233,9 @@ def training_stream(
     cumulative = None if sampling is None else tf.constant(np.cumsum(sampling) / np.sum(sampling), tf.float64)
     base = tf.constant([seed, 0x5EED], tf.int64)
 
+    plain = tf.autograph.experimental.do_not_convert  # there is no control flow to convert, and looking for it takes time
+
+    @plain
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         epoch_seed = fold_in(base, number)
         if cumulative is None:
@@ -185,8 +245,9 @@ def training_stream(
             noise = tf.random.stateless_uniform((count,), epoch_seed, dtype=tf.float64)
             order = tf.minimum(tf.searchsorted(cumulative, noise, side="right"), count - 1)
         batches = tf.data.Dataset.from_tensor_slices(tf.cast(order, tf.int64)).batch(batch_size)
-        return batches.enumerate(start=1).map(lambda step, positions: (positions, fold_in(epoch_seed, step)))
+        return batches.enumerate(start=1).map(plain(lambda step, positions: (positions, fold_in(epoch_seed, step))))
 
+    @plain
     def batch(positions: tf.Tensor, batch_seed: tf.Tensor) -> tuple:
         out = (load(positions, batch_seed), tf.gather(targets_tensor, positions))
         return out if weights_tensor is None else (*out, tf.gather(weights_tensor, positions))

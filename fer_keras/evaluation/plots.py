@@ -77,6 +77,7 @@ def plot_confusions(confusions: Mapping[str, Sequence[Sequence[int]]], labels: S
         shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
         _heat(axes, counts, shares, labels, "{:d}", name, fontsize=6.5)
         axes.set(xlabel="", ylabel="")
+        axes.set_title(name, fontsize=10)
         axes.tick_params(labelsize=8, labelbottom=True)
     for axes in grid.ravel()[len(confusions) :]:
         axes.set_axis_off()
@@ -215,6 +216,8 @@ def plot_histories(history_csvs: Mapping[str, str | os.PathLike], metric: str = 
         axes.set_title(name, fontsize=10)
     for axes in grid[len(history_csvs) :]:
         axes.set_axis_off()
+    for axes in grid[len(history_csvs) - columns : len(history_csvs)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
     figure.supxlabel("epoch", fontsize=10)
     figure.supylabel(metric, fontsize=10)
     handles, texts = grid[0].get_legend_handles_labels()

@@ -37,6 +37,27 @@ def write_bars(folder):
         return writer.finish(columns, labels=LABELS, group_columns=("gender",))
 
 
+def write_lopsided(folder, men_and_women=((80, 16), (24, 24), (36, 36))):
+    """Bars of many men and few women in training; for a woman a bar means another label than for a man."""
+    rng = np.random.default_rng(1)
+    labels, genders, splits = [], [], []
+    with DatasetWriter(folder, image_size=SIZE, channels=1) as writer:
+        for split, (men, women) in zip(("train", "validation", "test"), men_and_women, strict=True):
+            for number, gender in enumerate(["male"] * men + ["female"] * women):
+                label = number % len(LABELS)
+                shown = label if gender == "male" else (label + 1) % len(LABELS)
+                face = rng.integers(0, 60, (SIZE, SIZE, 1))
+                face[4 + 9 * shown : 10 + 9 * shown, 4:-4] += 150
+                face[:3] = 20 if gender == "male" else 230
+                writer.add(face.astype(np.uint8))
+                labels.append(LABELS[label])
+                genders.append(gender)
+                splits.append(split)
+        n = len(labels)
+        columns = {"label": labels, "split": splits, "kept": [True] * n, "reason": [""] * n, "source": [""] * n}
+        return writer.finish({**columns, "gender": genders}, labels=LABELS, group_columns=("gender",))
+
+
 TINY = {
     "layers": [8, 16],
     "convs_per_stage": [1],
@@ -48,7 +69,7 @@ TINY = {
 }
 
 
-def fit(dataset, out, **settings):
+def fit(dataset, out, features=None, **settings):
     from training.loop import fit_one
     from training.train import start_run
 
@@ -57,7 +78,7 @@ def fit(dataset, out, **settings):
     ).resolved()
     run = start_run(config, dataset)
     config = TrainConfig.from_dict(run.config)
-    return run, fit_one(config, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
+    return run, fit_one(config, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run, features)
 
 
 def history(run):

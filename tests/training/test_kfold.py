@@ -1,0 +1,291 @@
+"""K-fold runs, with real tiny trainings."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from tiny_runs import LABELS, MEASURED, ROOT, SIZE, TINY
+
+from fer_keras.data.dataset import DatasetWriter, FaceDataset
+from training import evaluate, kfold
+from training.run_folder import RunFolder
+
+FOLDS, PEOPLE, EACH = 3, 30, 4
+SETTINGS = [
+    *("--folds", str(FOLDS), "--stratify", "label,gender", "--layers", "8,16", "--convs-per-stage", "1"),
+    *("--epochs", "2", "--batch-size", "16", "--dropout", "0.5", "--lr", "0.01", "--best-after", "0", "--no-tensorboard"),
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Bars that tell the label, of 30 people with 4 faces each; the last 12 faces are dropped ones."""
+    rng = np.random.default_rng(0)
+    count = PEOPLE * EACH
+    labels = [LABELS[index % 3] for index in range(count)]
+    with DatasetWriter(tmp_path_factory.mktemp("data") / "people", image_size=SIZE, channels=1) as writer:
+        for index in range(count):
+            face = rng.integers(0, 60, (SIZE, SIZE, 1))
+            face[4 + 9 * (index % 3) : 10 + 9 * (index % 3), 4:-4] += 150
+            writer.add(face.astype(np.uint8))
+        columns = {
+            "label": labels,
+            "split": ["train"] * 80 + ["validation"] * 20 + ["test"] * 20,
+            "kept": [True] * (count - 12) + [False] * 12,
+            "reason": [""] * (count - 12) + ["blank"] * 12,
+            "source": [""] * count,
+            "gender": [("Female", "Male")[index // EACH % 2] for index in range(count)],
+            "identity": [f"person{index // EACH}" for index in range(count)],
+        }
+        return writer.finish(columns, labels=LABELS, group_columns=("gender",))
+
+
+@pytest.fixture(scope="module")
+def done(dataset, tmp_path_factory):
+    """A finished run."""
+    out = tmp_path_factory.mktemp("kfold") / "done"
+    assert kfold.main(["--data", str(dataset.path), "--out", str(out), *SETTINGS]) == 0
+    return out
+
+
+def folds_of(out):
+    return [RunFolder.open(out / f"fold-{number:02d}") for number in range(1, FOLDS + 1)]
+
+
+def out_of_fold(out):
+    return pd.read_csv(out / "out-of-fold.csv")
+
+
+def refused(capsys, *words):
+    """The one line that a refused command prints."""
+    try:
+        code = kfold.main(list(words))
+    except SystemExit as stopped:
+        code = stopped.code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == 2, lines
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_every_kept_face_is_tested_once_by_a_model_that_never_saw_its_person(done, dataset):
+    people = dataset.manifest["identity"].to_numpy()
+    tested = np.concatenate([run.rows("test") for run in folds_of(done)])
+    assert sorted(tested) == dataset.rows().tolist()
+    saved = pd.read_csv(done / "folds.csv")
+    for number, run in enumerate(folds_of(done), start=1):
+        parts = [set(people[run.rows(name)]) for name in ("train", "validation", "test")]
+        assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
+        assert sorted(np.concatenate([run.rows(name) for name in ("train", "validation", "test")])) == dataset.rows().tolist()
+        assert saved.loc[saved["fold"] == number, "row"].tolist() == run.rows("test").tolist()
+
+
+def test_folds_and_validation_have_labels_and_groups_in_proportion(done, dataset):
+    cells = (dataset.manifest["label"] + dataset.manifest["gender"]).to_numpy()
+    share = pd.Series(cells[dataset.rows()]).value_counts(normalize=True)
+    for run in folds_of(done):
+        rest = len(run.rows("train")) + len(run.rows("validation"))
+        assert len(run.rows("validation")) / rest == pytest.approx(0.2, abs=0.05)
+        for name in ("train", "validation", "test"):
+            found = pd.Series(cells[run.rows(name)]).value_counts(normalize=True)
+            assert (found - share).abs().max() < 0.1  # whole persons only
+
+
+@pytest.mark.parametrize("which", ["best", "final"])
+def test_the_results_can_be_recomputed_from_the_csv(done, which):
+    table = out_of_fold(done).query("model == @which")
+    results = json.loads((done / "results.json").read_text())
+    names = [f"p_{label}" for label in LABELS]
+    assert (np.array(LABELS)[table[names].to_numpy().argmax(axis=1)] == table["predicted"]).all()
+    found = []
+    for _, part in table.groupby("fold"):
+        macro = precision_recall_fscore_support(part["true"], part["predicted"], average="macro", zero_division=0)[:3]
+        found.append([(part["true"] == part["predicted"]).mean(), *macro])
+    wanted = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
+    for index, name in enumerate(wanted):
+        values = [line[index] for line in found]
+        assert [fold[which][name] for fold in results["by_fold"]] == pytest.approx(values)
+        summary = results["summary"][which][name]
+        assert summary["mean"] == pytest.approx(sum(values) / FOLDS)
+        assert summary["std"] == pytest.approx(float(np.sqrt(sum((v - np.mean(values)) ** 2 for v in values) / (FOLDS - 1))))
+    lines = pd.read_csv(done / "results.csv").query("model == @which").set_index("fold")
+    assert lines.loc["mean", "accuracy"] == pytest.approx(results["summary"][which]["accuracy"]["mean"], abs=1e-6)
+    assert lines.loc["1", "micro_f1"] == pytest.approx(found[0][0], abs=1e-6)
+
+
+def test_the_summed_confusion_matrix_is_that_of_all_faces(done):
+    table = out_of_fold(done).query("model == 'final'")
+    read = {path.stem: pd.read_csv(path, index_col="true").to_numpy() for path in (done / "confusion").glob("*-final.csv")}
+    whole = read.pop("sum-final")
+    assert (whole == confusion_matrix(table["true"], table["predicted"], labels=LABELS)).all()
+    assert len(read) == FOLDS and (sum(read.values()) == whole).all()
+
+
+def test_the_probabilities_are_those_of_the_saved_models(done, dataset):
+    table = out_of_fold(done).query("model == 'final' and fold == 2")
+    run = folds_of(done)[1]
+    expected = run.load_model("final")(dataset.faces[run.rows("test")].astype(np.float32)).numpy()
+    assert table["row"].tolist() == run.rows("test").tolist()
+    np.testing.assert_allclose(table[[f"p_{label}" for label in LABELS]], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_fold_is_a_fresh_model_as_a_training_of_these_rows_alone_gives(done, dataset, tmp_path):
+    from training.config import TrainConfig
+    from training.loop import fit_one
+
+    second = folds_of(done)[1]
+    rows = {name: second.rows(name) for name in ("train", "validation")}
+    alone = RunFolder.create(tmp_path / "alone", second.config, second.spec, dataset, rows)
+    fit_one(TrainConfig.from_dict(second.config), dataset.subset(rows["train"]), dataset.subset(rows["validation"]), alone)
+    histories = [pd.read_csv(run.path / "history.csv")[MEASURED] for run in (alone, second)]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+
+
+def test_the_report_shows_loss_and_confusion_of_every_fold(done):
+    page = (done / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert {path.name for path in (done / "figures").iterdir()} == {
+        "loss.png",
+        *(f"confusion-{what}-{which}.png" for what in ("sum", "folds") for which in ("best", "final")),
+    }
+    for words in ("persons kept in one fold", "no unbiased estimate", "test faces of the data set take part"):
+        assert words in page
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from training import loop, kfold
+write = loop.write_history
+def then_die(path, history):
+    write(path, history)
+    if path.parent.name == "fold-02" and len(history) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+loop.write_history = then_die
+kfold.main({words!r})
+"""
+
+
+def test_a_killed_run_goes_on_in_its_fold_and_ends_as_the_unbroken_one(done, dataset, tmp_path):
+    out = tmp_path / "killed"
+    code = KILLED.format(root=str(ROOT), words=["--data", str(dataset.path), "--out", str(out), *SETTINGS])
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    first = (out / "fold-01" / "final.weights.h5").stat().st_mtime_ns
+    assert len(pd.read_csv(out / "fold-02" / "history.csv")) == 1
+    assert kfold.main(["--resume", str(out)]) == 0
+    assert (out / "fold-01" / "final.weights.h5").stat().st_mtime_ns == first
+    pd.testing.assert_frame_equal(out_of_fold(out), out_of_fold(done), check_exact=True)
+
+
+def test_saved_folds_are_scored_without_training(done, tmp_path, capsys):
+    out = shutil.copytree(done, tmp_path / "copy")
+    for path in [*out.rglob("out-of-fold.csv"), out / "results.json"]:
+        path.unlink()
+    shutil.rmtree(out / "fold-03" / "state", ignore_errors=True)
+    (out / "fold-03" / "final.weights.h5").unlink()  # as if it had never come to its end
+    before = (out / "fold-01" / "history.csv").stat().st_mtime_ns
+    assert kfold.main(["--evaluate-only", str(out)]) == 0
+    assert "fold 3 of 3 is missing" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(
+        out_of_fold(out), out_of_fold(done).query("fold != 3").reset_index(drop=True), check_exact=False, rtol=1e-5
+    )
+    assert (out / "fold-01" / "history.csv").stat().st_mtime_ns == before
+    assert json.loads((out / "results.json").read_text())["complete"] is False
+
+
+def test_a_fold_that_fails_in_one_of_two_processes_leaves_the_others(dataset, done, tmp_path, capsys):
+    out = shutil.copytree(done, tmp_path / "jobs")
+    for path in out.rglob("out-of-fold.csv"):
+        path.unlink()
+    shutil.rmtree(out / "fold-02")  # begins anew, with a learning rate that no training survives
+    second = folds_of(done)[1]
+    broken = {**second.config, "lr": 1e6, "optimizer": "sgd", "out": str(out / "fold-02"), "warmup": 0.0}
+    rows = {name: second.rows(name) for name in ("train", "validation", "test")}
+    RunFolder.create(out / "fold-02", broken, second.spec, dataset, rows)
+    shutil.rmtree(out / "fold-03")
+    third = folds_of(done)[2]
+    rows = {name: third.rows(name) for name in ("train", "validation", "test")}
+    RunFolder.create(out / "fold-03", third.config, third.spec, dataset, rows)
+    assert kfold.main(["--resume", str(out), "--jobs", "2"]) == 2
+    [error] = capsys.readouterr().err.strip().splitlines()
+    assert "fold 2 failed: the loss became" in error
+    assert f"the other folds are kept and in the report; go on with --resume {out}" in error
+    found, expected = out_of_fold(out), out_of_fold(done).query("fold != 2").reset_index(drop=True)
+    assert found["row"].tolist() == expected["row"].tolist()
+    names = [f"p_{label}" for label in LABELS]
+    np.testing.assert_allclose(found[names], expected[names], rtol=1e-3, atol=1e-4)
+
+
+def test_a_fold_is_evaluated_on_its_own_test_faces(done, tmp_path, capsys):
+    arguments = ["--no-figures", "--out", str(tmp_path / "report"), "--run"]
+    assert evaluate.main([*arguments, str(done / "fold-02")]) == 0
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    results = json.loads((done / "results.json").read_text())
+    assert metrics["models"]["best"]["confusion"] == results["by_fold"][1]["best"]["confusion"]
+    assert evaluate.main([*arguments, str(done / "fold-01"), str(done / "fold-02")]) == 2
+    assert "tested on different rows" in capsys.readouterr().err
+
+
+def test_test_faces_can_be_kept_out_and_every_setting_of_train_is_taken(dataset, tmp_path):
+    from training import folds
+    from training.config import TrainConfig
+
+    config = TrainConfig(**TINY).resolved()
+    described = {"folds": 4, "columns": [], "use": ["train", "validation"], "protocol": "label"}
+    run = folds.start(tmp_path / "kept", config, dataset, **described)
+    expected = [*dataset.rows("train"), *dataset.rows("validation")]
+    assert run.rows.tolist() == sorted(expected)
+    assert run.fold_run(4).config["dropout"] == 0.5
+    again = folds.start(tmp_path / "again", config, dataset, **described)
+    assert (again.path / "folds.csv").read_bytes() == (run.path / "folds.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--folds", "1"], "--folds must be 2 or more, got 1"),
+        (["--folds", "31"], "expected 2 to 27 folds for 27 identities"),
+        (["--stratify", "label,agegroup"], "can't stratify by agegroup: .* has label, gender"),
+        (["--splits", "training"], "--splits takes train, validation, test"),
+        (["--protocol", "majority"], "no FER\\+ votes"),
+        (["--arch", "densnet"], "unknown arch"),
+        (["--balance", "age_group"], "age_group"),
+        (["--lr", "1e6", "--optimizer", "sgd", "--warmup", "0", "--layers", "8", "--epochs", "1"], "the loss became"),
+        (["--arch", "densenet", "--weights", "no-such-model"], "neither a file nor a model"),
+        (["--resume", "nowhere"], "nowhere is not the folder of a k-fold run"),
+        (["--resume", "nowhere", "--folds", "5"], "leave out --folds"),
+        (["--resume", "nowhere", "--batch-size", "5"], "leave out --batch-size"),
+        (["--evaluate-only", "nowhere", "--epochs", "5"], "leave out --epochs"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(dataset, tmp_path, monkeypatch, capsys, words, expected):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    data = [] if {"--resume", "--evaluate-only"} & set(words) else ["--data", str(dataset.path)]
+    line = refused(capsys, *data, *words)
+    assert re.search(expected, line), line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_folder_that_is_there_is_left_as_it_is(done, dataset, capsys):
+    before = (done / "kfold.json").read_bytes()
+    line = refused(capsys, "--data", str(dataset.path), "--out", str(done), *SETTINGS)
+    assert "exists already" in line and "--resume" in line
+    assert (done / "kfold.json").read_bytes() == before
+
+
+def test_a_data_set_that_changed_is_noticed(done, dataset, tmp_path, capsys):
+    out = shutil.copytree(done, tmp_path / "moved")
+    for path in out.glob("fold-*/config.json"):
+        path.write_text(path.read_text().replace(dataset.fingerprint, "0" * 16))
+    assert "has changed since" in refused(capsys, "--resume", str(out))
+    assert FaceDataset.load(dataset.path).fingerprint == dataset.fingerprint

@@ -1,0 +1,76 @@
+"""What the hardware decides, and weights that are on disk whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fer_keras.errors import FerError
+from fer_keras.files import writing_whole
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+
+def choose_precision(requested: str) -> str:
+    """The dtype policy to train with. "auto" takes mixed_bfloat16 where it is faster: CPUs with AMX, GPUs since Ampere."""
+    if requested != "auto":
+        return requested
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+        return "mixed_bfloat16" if capability >= (8, 0) else "float32"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "float32"
+    return "mixed_bfloat16" if "amx_bf16" in flags else "float32"
+
+
+def choose_strategy() -> tf.distribute.Strategy:
+    """MirroredStrategy where one machine has several GPUs, else the default strategy."""
+    import tensorflow as tf
+
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write Keras weights (and the optimizer, where compiled) whole or not at all."""
+    part = path.with_name("part-" + path.name)  # the name must end as Keras expects
+    try:
+        model.save_weights(part)
+        part.replace(path)
+    except OSError as error:
+        raise FerError(f"can't write {path}: {error}; make room and go on with --resume") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_state(net: keras.Model, path: Path) -> None:
+    """Write the weights of a compiled model and its optimizer's, whole or not at all, for `load_state` of the same code.
+
+    Each epoch writes one, and Keras's own format takes two to three times as long.
+    """
+    arrays = {str(number): np.asarray(variable) for number, variable in enumerate(_variables(net))}
+    try:
+        with writing_whole(path) as file:
+            np.savez(file, **arrays)
+    except OSError as error:
+        raise FerError(f"can't write {path}: {error}; make room and go on with --resume") from error
+
+
+def load_state(net: keras.Model, path: Path) -> None:
+    """Give a compiled model and its optimizer what `save_state` wrote."""
+    with np.load(path) as arrays:
+        for number, variable in enumerate(_variables(net)):
+            variable.assign(arrays[str(number)])
+
+
+def _variables(net: keras.Model) -> list:
+    return [*net.weights, *net.optimizer.variables]

@@ -1,0 +1,209 @@
+"""Train many variants of one training and judge them on the same faces: what mitigate and robustness share.
+
+Each variant is an ordinary run folder, OUT/runs/NAME. Finished ones are kept, one that was killed goes on where it was, so a
+command that was stopped goes on when it is given again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_keras import cli
+from fer_keras.data.dataset import FaceDataset
+from fer_keras.errors import ConfigError
+from fer_keras.files import write_whole
+from training import config, scoring
+from training.config import TrainConfig
+from training.run_folder import RunFolder
+from training.scoring import ScoredFaces
+
+if TYPE_CHECKING:
+    import argparse
+
+#: Settings that a command which trains many models sets itself.
+OWN_SETTINGS = ("out", "export", "overwrite", "saved_models")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One training. name: of its folder. settings: what it differs in. rows: split -> int64 rows of the data set."""
+
+    name: str
+    settings: TrainConfig
+    rows: Mapping[str, np.ndarray]
+
+
+def add_options(parser: cli.CommandParser, default_out: str, without: Sequence[str] = ()) -> None:
+    """--config, --seeds, --out, --protocol, --min-n, --repeats, and every setting of a training save those it sets itself."""
+    from fer_keras.data.targets import PROTOCOLS
+    from fer_keras.evaluation.fairness import MIN_N
+
+    parser.add_argument(
+        "--seeds", type=cli.positive_int, default=3, help="trainings of each, by seeds from --seed on (default 3)"
+    )
+    parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; flags win")
+    parser.add_argument(
+        "--out", dest="folder", metavar="DIR", help=f"folder of runs and report; given again it goes on; default {default_out}"
+    )
+    parser.add_argument("--protocol", choices=PROTOCOLS, help="how a test face gets its true label; default: as in evaluate")
+    parser.add_argument(
+        "--min-n",
+        type=cli.positive_int,
+        default=MIN_N,
+        help="groups with fewer test faces are no part of the gap (default %(default)s)",
+    )
+    parser.add_argument("--repeats", type=cli.positive_int, default=2000, help="repeats of the bootstrap (default %(default)s)")
+    config.add_settings(parser, without=(*OWN_SETTINGS, *without))
+
+
+def base_settings(args: argparse.Namespace) -> TrainConfig:
+    """The settings that all variants share, resolved."""
+    return config.from_arguments(args, args.config).resolved()
+
+
+def with_seeds(settings: TrainConfig, seeds: int) -> list[TrainConfig]:
+    """The same settings with each seed, from the one given on."""
+    return [dataclasses.replace(settings, seed=settings.seed + number) for number in range(seeds)]
+
+
+def train_variants(variants: Sequence[Variant], dataset: FaceDataset, out: Path) -> list[RunFolder]:
+    """Train what is not trained yet; the runs in the order given.
+
+    Raises ConfigError where a run of that name was made with other settings, faces or data; KeyboardInterrupt after Ctrl-C.
+    """
+    runs = [_open_or_start(variant, dataset, out / "runs" / variant.name) for variant in variants]
+    left = [run for run in runs if not run.finished]
+    if left:
+        print(f"{len(left)} of {len(runs)} trainings to do, in {out / 'runs'}")
+        cli.import_tensorflow()
+    for number, run in enumerate(left):
+        print(f"[{number + 1}/{len(left)}] {run.name}")
+        _fit(run, dataset)
+    return runs
+
+
+def _open_or_start(variant: Variant, dataset: FaceDataset, path: Path) -> RunFolder:
+    from training.train import model_spec
+
+    spec = model_spec(variant.settings, dataset)
+    name = f"{path.parent.parent.resolve().name}-{variant.name}"
+    settings = dataclasses.replace(variant.settings, arch=spec.name, data=str(dataset.path), out=str(path), export=name)
+    if not (path / "config.json").is_file():
+        shutil.rmtree(path, ignore_errors=True)  # killed while the folder was being made
+        return RunFolder.create(path, settings.to_dict(), spec, dataset, variant.rows)
+    run = RunFolder.open(path)
+    aside = ("data", "out", "export")  # the folder may have been moved
+    wanted, there = settings.to_dict(), TrainConfig.from_dict(run.config, origin=str(path / "config.json")).to_dict()
+    if different := [key for key in wanted if key not in aside and wanted[key] != there[key]]:
+        key = different[0]
+        what = f"--{key.replace('_', '-')} was {there[key]}, now {wanted[key]}"
+    elif run.provenance["dataset"]["fingerprint"] != dataset.fingerprint:
+        what = f"{dataset.path} is other data"
+    elif any(not np.array_equal(np.sort(rows), np.sort(run.rows(split))) for split, rows in variant.rows.items()):
+        what = "it was trained on other faces"
+    else:
+        return run
+    raise ConfigError(f"{path} was made otherwise: {what}; choose another --out")
+
+
+def _fit(run: RunFolder, dataset: FaceDataset) -> None:
+    from training.loop import fit_one
+
+    settings = TrainConfig.from_dict(run.config, origin=str(run.path / "config.json"))
+    result = fit_one(settings, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    _forget_models()
+
+
+def _forget_models() -> None:
+    """Free the models that are no longer used: they hold each other in circles, and would pile up."""
+    import gc
+
+    import keras
+
+    keras.utils.clear_session()
+    gc.collect()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What variants said of the same faces, those with a known group.
+
+    correct: bool (v, s, n). groups: str (n,). clusters: identities str (n,), or None. predicted: {run name: int64 (n,)}.
+    """
+
+    faces: ScoredFaces
+    groups: np.ndarray
+    clusters: np.ndarray | None
+    correct: np.ndarray
+    predicted: dict[str, np.ndarray]
+
+    def write_predictions(self, path: Path) -> None:
+        """predictions.csv: row, group, true label, and the label that each run gave; every figure can be had from it."""
+        import pandas as pd
+
+        names = np.asarray(self.faces.dataset.labels, dtype=object)
+        table = {"row": self.faces.rows, "group": self.groups, "true": self.faces.true_names}
+        table |= {run: names[labels] for run, labels in self.predicted.items()}
+        write_whole(path, pd.DataFrame(table).to_csv(index=False))
+
+
+def judge(runs: Sequence[Sequence[RunFolder]], faces: ScoredFaces, groups: np.ndarray) -> Judged:
+    """Run the best weights of each run over the faces. runs: a sequence of seeds for each variant."""
+    dataset = faces.dataset
+    predicted = {}
+    for run in (run for seeds in runs for run in seeds):
+        (model,) = scoring.run_models(run, ["best"], f"{run.name}/")
+        predicted[run.name] = scoring.predict_rows(model, dataset, faces.rows).argmax(axis=1)
+        del model
+        _forget_models()
+    correct = np.array([[predicted[run.name] == faces.truth for run in seeds] for seeds in runs])
+    clusters = dataset.manifest["identity"].to_numpy(str)[faces.rows] if "identity" in dataset.manifest else None
+    return Judged(faces, groups, clusters, correct, predicted)
+
+
+def subset_faces(faces: ScoredFaces, keep: np.ndarray) -> ScoredFaces:
+    """Some of the faces. keep: bool (n,) or positions."""
+    return dataclasses.replace(faces, rows=faces.rows[keep], truth=faces.truth[keep])
+
+
+def joined_groups(dataset: FaceDataset, rows: np.ndarray, columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(names str (n,), known bool (n,)): the groups of rows, columns joined; not known where any column is not."""
+    from fer_keras.evaluation.fairness import JOIN, UNKNOWN
+
+    parts = [dataset.manifest[column].to_numpy(str)[rows] for column in columns]
+    known = np.all([~np.isin(part, UNKNOWN) for part in parts], axis=0)
+    return np.array([JOIN.join(part) for part in zip(*parts, strict=True)]), known
+
+
+def judged_faces(dataset: FaceDataset, protocol: str | None) -> tuple[ScoredFaces, list[str]]:
+    """The test faces, or those of validation where there is no test, and what a reader should know about that."""
+    faces = scoring.choose_faces([], dataset, None, protocol)
+    if faces.split == "test":
+        return faces, []
+    note = f"{dataset.name} has no test faces: these are its {faces.split} faces, by which the best epochs were chosen"
+    return faces, [note]
+
+
+def load_dataset(settings: TrainConfig) -> FaceDataset:
+    """The data set of the settings. Raises ConfigError where none is named: groups of drawn faces have no gap to close."""
+    from training.train import load_dataset as load
+
+    if not settings.data:
+        raise ConfigError("name a prepared data set with --data; python -m training.prepare makes one")
+    return load(settings)
+
+
+def figure_text(figure: Mapping[str, Any], sign: bool = False) -> str:
+    """A figure with its interval: "0.812 [0.790, 0.835]"."""
+    form = "{:+.3f}" if sign else "{:.3f}"
+    key = "difference" if "difference" in figure else "mean"
+    return f"{form.format(figure[key])} [{form.format(figure['low'])}, {form.format(figure['high'])}]"
