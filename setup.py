@@ -59,10 +59,21 @@ setup(
         "console_scripts": [
             f"fer-{name}={room}.{name}:main"
             for room, names in {
-                "training": (
-                    "prepare visualize train evaluate apply compare kfold bias synthesize mitigate robustness ensemble"
-                ).split(),
-                "serving": "app predict desktop".split(),
+                "training": [
+                    "prepare",
+                    "visualize",
+                    "train",
+                    "evaluate",
+                    "apply",
+                    "compare",
+                    "kfold",
+                    "bias",
+                    "synthesize",
+                    "mitigate",
+                    "robustness",
+                    "ensemble",
+                ],
+                "serving": ["app", "predict", "desktop"],
             }.items()
             for name in names
         ]
