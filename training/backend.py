@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def save_state(net: keras.Model, path: Path) -> None:
 
     Each epoch writes one, and Keras's own format takes two to three times as long.
     """
-    arrays = {str(number): np.asarray(variable) for number, variable in enumerate(_variables(net))}
+    arrays = {str(number): array for number, array in enumerate(arrays_of(_variables(net)))}
     try:
         with writing_whole(path) as file:
             np.savez(file, **arrays)
@@ -74,3 +75,10 @@ def load_state(net: keras.Model, path: Path) -> None:
 
 def _variables(net: keras.Model) -> list:
     return [*net.weights, *net.optimizer.variables]
+
+
+def arrays_of(variables: Iterable) -> list[np.ndarray]:
+    """The values of Keras variables."""
+    import keras
+
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]

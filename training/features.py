@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from fer_keras.data import pipeline
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import FerError
 from fer_keras.files import write_json, writing_whole
-from training.backend import choose_precision, choose_strategy, save_weights
+from training.backend import arrays_of, choose_precision, choose_strategy, save_weights
 from training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class FeatureStore:
     def keep_compiled(self, key: Any) -> None:
         """Remember what the head was just compiled for, and how its optimizer is when new."""
         self._compiled = key
-        self._new_optimizer = [np.array(variable) for variable in self.model.get_layer("head").optimizer.variables]
+        self._new_optimizer = arrays_of(self.model.get_layer("head").optimizer.variables)
 
     def renew_optimizer(self, key: Any) -> bool:
         """Whether the head is compiled for this already; its optimizer is then as new. Tracing a graph takes 1 to 2 seconds."""
@@ -126,64 +125,61 @@ class FeatureStore:
 
         While the backbone is frozen the file is the initial one with another head: Keras takes over a second for 600 arrays.
         """
-        if self._head_in_file is None or self.model.get_layer("backbone").trainable:
+        if self.model.get_layer("backbone").trainable or not self._head_in_file:
             save_weights(self.model, path)
             return
         import h5py
 
         part = path.with_name(f"part-{path.name}")
-        with tempfile.TemporaryDirectory() as folder:
-            head = Path(folder) / "head.weights.h5"
-            self.model.get_layer("head").save_weights(head)
-            try:
-                shutil.copyfile(self.folder / _INITIAL, part)
-                with h5py.File(head, "r") as source, h5py.File(part, "r+") as target:
-                    for name in _arrays(source):
-                        target[f"{self._head_in_file}/{name}"][...] = source[name][...]
-                part.replace(path)
-            except OSError as error:
-                raise FerError(f"can't write {path}: {error}; make room and go on with --resume") from error
-            finally:
-                part.unlink(missing_ok=True)
+        try:
+            shutil.copyfile(self.folder / _INITIAL, part)
+            with h5py.File(part, "r+") as file:
+                for name, values in zip(self._head_in_file, self.model.get_layer("head").get_weights(), strict=True):
+                    file[name][...] = values
+            part.replace(path)
+        except OSError as error:
+            raise FerError(f"can't write {path}: {error}; make room and go on with --resume") from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def load_head(self, path: Path) -> None:
         """Give the head its weights from a file of the whole model."""
-        if self._head_in_file is None:
+        if not self._head_in_file:
             self.model.load_weights(path)
             return
         import h5py
 
-        with tempfile.TemporaryDirectory() as folder:
-            head = Path(folder) / "head.weights.h5"
-            with h5py.File(path, "r") as source, h5py.File(head, "w") as target:
-                for name in source[self._head_in_file]:
-                    source.copy(f"{self._head_in_file}/{name}", target)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the head may be compiled, and the file has no optimizer, which is no matter
-                self.model.get_layer("head").load_weights(head)
+        with h5py.File(path, "r") as file:
+            self.model.get_layer("head").set_weights([file[name][...] for name in self._head_in_file])
 
     @cached_property
-    def _head_in_file(self) -> str | None:
-        """Where the head stands in a file of the whole model; None where that is not plain to see.
+    def _head_in_file(self) -> list[str]:
+        """Where each of the head's weights stands in a file of the whole model; empty where that is not plain to see.
 
-        Found by its arrays, since Keras names the parts of a model by their class, and could change its ways.
+        Found by marking them, since Keras names the parts of a model by their class, and could change its ways.
         """
         import h5py
 
+        head = self.model.get_layer("head")
+        values = head.get_weights()
         with tempfile.TemporaryDirectory() as folder, h5py.File(self.folder / _INITIAL, "r") as whole:
             path = Path(folder) / "head.weights.h5"
-            self.model.get_layer("head").save_weights(path)
-            with h5py.File(path, "r") as head:
-                wanted = {name: head[name].shape for name in _arrays(head)}
+            try:
+                head.set_weights([np.full_like(value, number) for number, value in enumerate(values)])
+                head.save_weights(path)
+            finally:
+                head.set_weights(values)
+            with h5py.File(path, "r") as file:
+                names = sorted(_arrays(file), key=lambda name: file[name][...].flat[0])
             groups: list[str] = []
             whole.visit(groups.append)
-            fitting = [
-                group
-                for group in groups
-                if wanted
-                and all(f"{group}/{name}" in whole and whole[f"{group}/{name}"].shape == wanted[name] for name in wanted)
-            ]
-        return fitting[0] if len(fitting) == 1 else None
+
+            def fits(group: str) -> bool:
+                found = [whole.get(f"{group}/{name}") for name in names]
+                return [getattr(array, "shape", None) for array in found] == [value.shape for value in values]
+
+            fitting = [group for group in groups if fits(group)]
+        return [f"{fitting[0]}/{name}" for name in names] if len(fitting) == 1 else []
 
     def features(self, rows: np.ndarray, view: int = 0, changes: np.ndarray | None = None) -> np.ndarray:
         """Features float32 (len(rows), width) of one view of some faces; `start` comes first.

@@ -53,7 +53,7 @@ def summarize(run: KFoldRun, dataset: FaceDataset) -> dict[str, Any]:
 
     def figures(which: str, fold: int | None = None) -> dict[str, Any] | None:
         part = judged[(judged["model"] == which) & ((judged["fold"] == fold) if fold else True)]
-        return classification_metrics(*truth_and_probabilities(part, labels), labels) if len(part) else None
+        return classification_metrics(*truth_and_probabilities(part, labels), labels, curves=fold is None) if len(part) else None
 
     folds = []
     for fold in scored:

@@ -189,12 +189,17 @@ def start(
     if not len(rows):
         has = ", ".join(f"{len(dataset.rows(split))} {split}" for split in dataset.splits()) or "none"
         raise DataError(f"{dataset.path} has no {' or '.join(use)} faces, only {has}; choose others with --splits")
+    notes: list[str] = []
+    if "origin" in dataset.manifest:  # training.synthesize made some of the pictures
+        real = dataset.manifest["origin"].to_numpy()[rows] < 0
+        if not real.all():
+            notes.append(f"{(~real).sum()} made pictures take no part, since folds are tested on real ones; use --balance-by")
+        rows = rows[real]
     if settings.balance:
         from fer_keras.data.balance import cells
 
         cells(dataset, rows, settings.balance)
     judged = select(dataset, rows, protocol)[0]
-    notes: list[str] = []
     parts = plan_folds(dataset, rows, folds, columns, settings.seed, notes.append)
     spec = model_spec(settings, dataset)
     settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), out=str(out))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,11 @@ def _load_weights(name: str) -> _Arrays:
     path = Path(found.submodule_search_locations[0]) / "assets" / "weights" / f"{name}.lz4"
     try:
         import joblib
+        import lz4.frame
 
-        return joblib.load(path)
-    except (ImportError, OSError, ValueError) as error:
+        # Unpacked here: joblib leaves its own lz4 reader behind unclosed, of which Python 3.13 complains.
+        return joblib.load(io.BytesIO(lz4.frame.decompress(path.read_bytes())))
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise FerError(
             f"{path} can't be read ({error}); pip install --force-reinstall 'mtcnn>=1.0' joblib lz4, or use haar"
         ) from error

@@ -45,12 +45,16 @@ def accuracy_difference_interval(first_correct: np.ndarray, second_correct: np.n
 
 
 def classification_metrics(
-    y_true: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], temperature: float | None = None
+    y_true: np.ndarray,
+    probabilities: np.ndarray,
+    labels: Sequence[str],
+    temperature: float | None = None,
+    curves: bool = True,
 ) -> dict[str, Any]:
     """Judge probabilities against the true labels.
 
     y_true: int (n,), 0..k-1. probabilities: float (n, k), rows sum to 1. labels: k names. temperature: fitted elsewhere
-    (`calibration.fit_temperature`); it changes no decision, only "ece_calibrated".
+    (`calibration.fit_temperature`); it changes no decision, only "ece_calibrated". curves: with the areas under the curves, which take most of the time.
 
     Returns, all plain numbers from 0 to 1 unless said:
       n                  how many faces (int)
@@ -61,7 +65,8 @@ def classification_metrics(
       top2_accuracy      share whose true label is among the two most probable
       log_loss           mean negative log-likelihood in nats
       per_class          [{label, precision, recall, f1, support, roc_auc, average_precision}] in label order; precision,
-                         recall and f1 are 0 where they are undefined, the last two (one against the rest) None
+                         recall and f1 are 0 where they are undefined, the last two (one against the rest) None, as they
+                         are without `curves`
       confusion          counts, list of lists: rows true, columns predicted, in label order
       ece                expected calibration error, 15 equal-width bins
       temperature, ece_calibrated   what was given, and the ECE after it; None where none was given
@@ -97,7 +102,7 @@ def classification_metrics(
         **averaged("macro", present),
         "top2_accuracy": float((top_two == y_true[:, None]).any(axis=1).mean()),
         "log_loss": float(log_loss(y_true, probabilities, labels=every)),
-        "per_class": _per_class(y_true, predicted, probabilities, labels),
+        "per_class": _per_class(y_true, predicted, probabilities, labels, curves),
         "confusion": confusion_matrix(y_true, predicted, labels=every).tolist(),
         "ece": expected_calibration_error(probabilities, y_true),
         "temperature": None if temperature is None else float(temperature),
@@ -107,7 +112,9 @@ def classification_metrics(
     }
 
 
-def _per_class(y_true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> list[dict]:
+def _per_class(
+    y_true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], curves: bool
+) -> list[dict]:
     from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
     precision, recall, f1, support = precision_recall_fscore_support(
@@ -116,7 +123,7 @@ def _per_class(y_true: np.ndarray, predicted: np.ndarray, probabilities: np.ndar
     lines = []
     for index, label in enumerate(labels):
         positive = y_true == index
-        ranked = 0 < positive.sum() < len(positive)
+        ranked = curves and 0 < positive.sum() < len(positive)
         lines.append(
             {
                 "label": label,

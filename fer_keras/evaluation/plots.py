@@ -75,7 +75,7 @@ def plot_confusions(confusions: Mapping[str, Sequence[Sequence[int]]], labels: S
         counts = np.asarray(confusion)
         totals = counts.sum(axis=1, keepdims=True)
         shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-        _heat(axes, counts, shares, labels, "{:d}", name, fontsize=6.5)
+        _heat(axes, counts, shares, labels, "{:d}", name, fontsize=6.5, zeros=False)
         axes.set(xlabel="", ylabel="")
         axes.set_title(name, fontsize=10)
         axes.tick_params(labelsize=8, labelbottom=True)
@@ -87,13 +87,22 @@ def plot_confusions(confusions: Mapping[str, Sequence[Sequence[int]]], labels: S
 
 
 def _heat(
-    axes: Axes, values: np.ndarray, strength: np.ndarray, labels: Sequence[str], form: str, title: str, fontsize: float = 8.5
+    axes: Axes,
+    values: np.ndarray,
+    strength: np.ndarray,
+    labels: Sequence[str],
+    form: str,
+    title: str,
+    fontsize: float = 8.5,
+    zeros: bool = True,
 ) -> None:
     axes.imshow(strength, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
+        if not value and not zeros:
+            continue
         ink = "white" if strength[row, column] > 0.55 else ("#222222" if value else "#b5b5b5")
-        axes.text(column, row, form.format(value), ha="center", va="center", fontsize=fontsize, color=ink)
+        axes.text(column, row, form.format(value), ha="center", va="center", fontsize=fontsize, color=ink, in_layout=False)
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), labels)
     axes.set(xlabel="predicted", ylabel="true", title=title)

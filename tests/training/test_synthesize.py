@@ -94,3 +94,16 @@ def test_what_does_not_fit_is_refused_in_one_line(made, tmp_path, monkeypatch, c
     assert re.search(expected, error), error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_folds_are_of_real_pictures_only(made, tmp_path):
+    """A fold that is tested on a made picture would be tested on what it was made from."""
+    from training.config import TrainConfig
+    from training.folds import start
+
+    before, after = made
+    settings = TrainConfig(data=str(after.path), arch="cnn", layers=[4]).resolved()
+    run = start(tmp_path / "folds", settings, after, folds=3, columns=[], use=["train"], protocol="label")
+    tested = pd.read_csv(run.path / "folds.csv")["row"]
+    assert sorted(tested) == sorted(before.rows("train"))
+    assert any("made pictures" in note for note in run.plan["notes"])
