@@ -1,6 +1,6 @@
 """What a k-fold run of a frozen DenseNet costs: all folds against one fold, each in a process of its own.
 
-    python -m benchmarks.kfold [--folds 10] [--repeats 3] [--faces 2400] [-- any setting of training.train]
+    python -m benchmarks.kfold [--folds 10] [--jobs 1] [--repeats 3] [--faces 2400] [-- any setting of training.train]
 
 Both are whole commands: start-up, building the network, its features of all faces, training the head, scoring, report. The time
 of the processor (user and system, all threads) stands beside the time that passed, since only it means something while other
@@ -22,9 +22,10 @@ import sys
 from pathlib import Path
 from training import fold_report, folds, kfold
 count, words = int(sys.argv[1]), sys.argv[2:]
-run = kfold.start_run(kfold.build_parser().parse_args(words))
+args = kfold.build_parser().parse_args(words)
+run = kfold.start_run(args)
 tasks = [folds.FoldTask(str(run.path), fold) for fold in run.folds][:count]
-assert not kfold.run_folds(run, tasks, jobs=1)
+assert not kfold.run_folds(run, tasks, args.jobs)
 fold_report.summarize(run, run.dataset())
 """
 
@@ -43,6 +44,7 @@ def main() -> None:
     """Print the seconds of each pair and the median ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=1, help="folds side by side")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--faces", type=int, default=2400)
     parser.add_argument("settings", nargs="*", help="settings of the training, after --")
@@ -54,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         dataset = prepare(PrepareSettings(source="synthetic", count=args.faces, out=f"{folder}/drawn"))
         words = ["--data", str(dataset.path), "--arch", "densenet", "--finetune-epochs", "0", *args.settings]
-        words += ["--folds", str(args.folds)]
+        words += ["--folds", str(args.folds), "--jobs", str(args.jobs)]
         for repeat in range(args.repeats):
             one, every = (cost(count, [*words, "--out", f"{folder}/{repeat}-{count}"]) for count in (1, args.folds))
             ratios.append((every[0] / one[0], every[1] / one[1]))

@@ -54,7 +54,8 @@ def classification_metrics(
     """Judge probabilities against the true labels.
 
     y_true: int (n,), 0..k-1. probabilities: float (n, k), rows sum to 1. labels: k names. temperature: fitted elsewhere
-    (`calibration.fit_temperature`); it changes no decision, only "ece_calibrated". curves: with the areas under the curves, which take most of the time.
+    (`calibration.fit_temperature`); it changes no decision, only "ece_calibrated". curves: with the areas under
+    the curves, which take most of the time.
 
     Returns, all plain numbers from 0 to 1 unless said:
       n                  how many faces (int)
