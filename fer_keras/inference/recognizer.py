@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fer_keras.data.images import crop_box, resize, to_channels
 from fer_keras.errors import ConfigError, DataError, ModelError
 from fer_keras.inference.runtimes import open_runtime
-from fer_keras.models.exported import read_metadata
+from fer_keras.models.exported import Described, read_metadata
 
 #: Confidence below which an answer is called uncertain, where metadata.json has no "uncertain_below". Calibrated: of the
 #: answers just above it about half are right.
@@ -22,7 +21,7 @@ DEFAULT_UNCERTAIN_BELOW = 0.5
 Box = Sequence[float]
 
 
-class Recognizer:
+class Recognizer(Described):
     """An exported model (single or ensemble) at work on faces in pictures. May be used by several threads at once.
 
     path: the folder, saved_models/NAME. runtime: "auto", "openvino" or "tensorflow", see `runtimes.open_runtime`.
@@ -33,33 +32,13 @@ class Recognizer:
 
     def __init__(self, path: str | os.PathLike, *, runtime: str = "auto", uncertain_below: float | None = None) -> None:
         self.path = Path(path)
-        self.metadata: Mapping[str, Any] = read_metadata(path)
+        self.metadata = read_metadata(path)
         if uncertain_below is None:
             uncertain_below = self.metadata.get("uncertain_below", DEFAULT_UNCERTAIN_BELOW)
         if not isinstance(uncertain_below, (int, float)) or not 0 <= uncertain_below <= 1:
             raise ConfigError(f"uncertain_below is a confidence from 0 to 1, got {uncertain_below!r}")
         self.uncertain_below = float(uncertain_below)
         self.runtime, self._predict = open_runtime(self.path, self.metadata, runtime)
-
-    @property
-    def name(self) -> str:
-        """What the model is called."""
-        return self.metadata["name"]
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names in the order of the probabilities."""
-        return tuple(self.metadata["labels"])
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of the faces that the model takes, in pixels."""
-        return int(self.metadata["input"]["height"])
-
-    @property
-    def channels(self) -> int:
-        """1 for grey, 3 for RGB."""
-        return int(self.metadata["input"]["channels"])
 
     def crops(self, image_rgb: np.ndarray, boxes_xyxy_px: Sequence[Box]) -> np.ndarray:
         """The faces in these boxes as the model takes them: uint8 (n, size, size, channels).
@@ -70,7 +49,7 @@ class Recognizer:
         if not isinstance(image_rgb, np.ndarray) or image_rgb.dtype != np.uint8 or image_rgb.ndim != 3 or image_rgb.shape[2] != 3:
             got = f"{image_rgb.dtype} {image_rgb.shape}" if isinstance(image_rgb, np.ndarray) else type(image_rgb).__name__
             raise DataError(f"a recognizer takes uint8 (h, w, 3) RGB, got {got}")
-        size, channels, margin = self.image_size, self.channels, float(self.metadata["crop_margin"])
+        size, channels, margin = self.image_size, self.channels, self.crop_margin
         faces = np.empty((len(boxes_xyxy_px), size, size, channels), np.uint8)
         for face, box in zip(faces, boxes_xyxy_px, strict=True):
             face[:] = resize(to_channels(crop_box(image_rgb, tuple(map(float, box)), margin), channels), size)
@@ -88,7 +67,7 @@ class Recognizer:
             raise ModelError(f"model {self.name} takes uint8 faces of shape (n, {', '.join(map(str, expected))}), got {got}")
         if not len(faces):
             return np.empty((0, len(self.labels)), np.float32)
-        return _calibrated(self._predict(faces), float(self.metadata["temperature"]))
+        return _calibrated(self._predict(faces), self.temperature)
 
     def recognize(self, image_rgb: np.ndarray, boxes_xyxy_px: Sequence[Box]) -> np.ndarray:
         """Calibrated probabilities of the faces in these boxes, float32 (n, classes), by one call of the model."""

@@ -218,16 +218,10 @@ def _verify(exported: ExportedModel, keras_model: keras.Model) -> None:
         )
 
 
-@dataclass(frozen=True)
-class ExportedModel:
-    """An exported model, ready to use. Made by `load_exported`.
+class Described:
+    """What metadata.json says of an exported model, as properties. metadata: as `read_metadata` gives it."""
 
-    metadata: metadata.json, checked.
-    """
-
-    path: Path
-    metadata: Mapping[str, Any] = field(repr=False)
-    _signatures: Mapping[str, Any] = field(repr=False)
+    metadata: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -258,6 +252,18 @@ class ExportedModel:
     def crop_margin(self) -> float:
         """Share of the face box to add on each side before cropping."""
         return float(self.metadata["crop_margin"])
+
+
+@dataclass(frozen=True)
+class ExportedModel(Described):
+    """An exported model, ready to use. Made by `load_exported`.
+
+    metadata: metadata.json, checked.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any] = field(repr=False)
+    _signatures: Mapping[str, Any] = field(repr=False)
 
     def predict(self, pixels: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """Class probabilities of pictures.

@@ -2,7 +2,9 @@
 
 import csv
 import json
+from functools import partial
 
+import commandline
 import numpy as np
 import pytest
 from PIL import Image
@@ -66,14 +68,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(capsys, *words):
-    """(exit code, lines of stdout, lines of stderr)."""
-    try:
-        code = predict.main([str(word) for word in words])
-    except SystemExit as stopped:
-        code = stopped.code
-    printed = capsys.readouterr()
-    return code, printed.out.splitlines(), printed.err.strip().splitlines()
+run = partial(commandline.run, predict.main)
 
 
 def rows(path):

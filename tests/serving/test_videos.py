@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import commandline
 import numpy as np
 import pytest
 
@@ -70,14 +72,7 @@ def whole(clip, tmp_path_factory):
     return folder
 
 
-def run(capsys, *words):
-    """(exit code, lines of stdout, lines of stderr)."""
-    try:
-        code = predict.main([str(word) for word in words])
-    except SystemExit as stopped:
-        code = stopped.code
-    printed = capsys.readouterr()
-    return code, printed.out.splitlines(), printed.err.strip().splitlines()
+run = partial(commandline.run, predict.main)
 
 
 def rows(path):

@@ -1,5 +1,7 @@
 import re
+from functools import partial
 
+import commandline
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,11 +21,7 @@ def apply(capsys, *argv):
     return capsys.readouterr().out
 
 
-def refused(capsys, *argv):
-    assert main([str(word) for word in argv]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    return lines[0]
+refused = partial(commandline.refused, main)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 import json
+from functools import partial
 from pathlib import Path
 
+import commandline
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,12 +71,7 @@ def reported(trained, corrupted, tmp_path_factory):
     return json.loads((out / "bias.json").read_text()), out, "\n".join(lines)
 
 
-def refused(capsys, *argv):
-    """The one line on stderr of a command that must refuse its input."""
-    assert main([str(word) for word in argv]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    return lines[0]
+refused = partial(commandline.refused, main)
 
 
 def test_corrupted_group_is_named_for_best_and_final_with_its_gap_in_the_interval(reported, trained, corrupted):

@@ -1,7 +1,9 @@
 import json
 import math
 import shutil
+from functools import partial
 
+import commandline
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,12 +15,7 @@ from training.evaluate import evaluate_run
 from training.run_folder import RunFolder
 from training.scoring import open_model
 
-
-def refused(capsys, *argv):
-    assert main([str(word) for word in argv]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    return lines[0]
+refused = partial(commandline.refused, main)
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(3, 9), (9, 3), (0, 12), (5, 5), (1, 0)])

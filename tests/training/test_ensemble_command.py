@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
+import commandline
 import numpy as np
 import pandas as pd
 import pytest
@@ -74,15 +76,7 @@ def by_hand(here, split="test"):
     return np.stack([np.asarray(run.load_model("best")(pixels)) for run in runs]), dataset.label_indices[rows]
 
 
-def refused(capsys, *words):
-    try:
-        code = ensemble.main(list(words))
-    except SystemExit as stopped:
-        code = stopped.code
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert code == 2, lines
-    assert len(lines) == 1, lines
-    return lines[0]
+refused = partial(commandline.refused, ensemble.main)
 
 
 def test_a_killed_ensemble_goes_on_with_the_member_it_was_in(made):

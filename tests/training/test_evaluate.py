@@ -1,6 +1,8 @@
 import json
 import shutil
+from functools import partial
 
+import commandline
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,12 +34,7 @@ def evaluated(trained, tmp_path_factory):
     return evaluate_run(RunFolder.open(trained.one), out=out), out
 
 
-def refused(capsys, *argv):
-    """The one line on stderr of a command that must refuse its input."""
-    assert main([str(word) for word in argv]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    return lines[0]
+refused = partial(commandline.refused, main)
 
 
 def test_figures_of_best_and_final_follow_from_the_predictions_written(evaluated):

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 
+import commandline
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,16 +65,7 @@ def out_of_fold(out):
     return pd.read_csv(out / "out-of-fold.csv")
 
 
-def refused(capsys, *words):
-    """The one line that a refused command prints."""
-    try:
-        code = kfold.main(list(words))
-    except SystemExit as stopped:
-        code = stopped.code
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert code == 2, lines
-    assert len(lines) == 1, lines
-    return lines[0]
+refused = partial(commandline.refused, kfold.main)
 
 
 def test_every_kept_face_is_tested_once_by_a_model_that_never_saw_its_person(done, dataset):

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import commandline
 import numpy as np
 import pytest
 
@@ -19,16 +21,7 @@ def small(*more):
     return [*("--layers", "8,16", "--epochs", "2", "--batch-size", "32", "--lr", "0.01"), *more]
 
 
-def refused(capsys, *words):
-    """The one line that a refused command prints."""
-    try:
-        code = train.main(list(words))
-    except SystemExit as stopped:
-        code = stopped.code
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert code == 2, lines
-    assert len(lines) == 1, lines
-    return lines[0]
+refused = partial(commandline.refused, train.main)
 
 
 def test_a_run_is_evaluated_and_exported_as_the_contract_says(trained, here, capsys):
