@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 from fer_keras.cli import one_line
 
+_FAREWELL_S = 15
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -106,7 +108,9 @@ class _Lane:
                 break
             self._ended.put(self._done(task))
         if self._process is not None:
-            self._process.kill()  # it is idle; TensorFlow takes seconds to go by itself
+            self._connection.close()  # it has nobody to work for any more, and ends
+            self._process.join(_FAREWELL_S)
+            self._process.kill()
             self._process.join()
 
     def _done(self, task: Any) -> Outcome:

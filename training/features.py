@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from training.backend import arrays_of, choose_precision, choose_strategy, save_
 from training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import h5py
     import keras
@@ -219,37 +220,38 @@ class FeatureStore:
     def _compute(self, rows: np.ndarray, view: int) -> np.ndarray:
         """Features of ascending rows. Rows i to i+127 vary together, so that a row's variation is its own in every training."""
         import tensorflow as tf
-        from tqdm import tqdm
 
         augment = self.augment if view else None
         count = len(self.dataset.manifest)
         load = pipeline.face_loader(self.dataset, np.arange(count), channels=self.spec.channels)
         seed = tf.constant([self.config.seed, view], tf.int64)
-        parts = []
         blocks = np.split(rows, np.flatnonzero(np.diff(rows // BATCH)) + 1)
-        for inside in tqdm(blocks, desc=f"features of view {view}", unit="batch", leave=False, disable=None):
+        run = self._run
+
+        def of_block(inside: np.ndarray) -> np.ndarray:
             if augment:
                 first = inside[0] // BATCH * BATCH
                 block = load(tf.range(first, min(first + BATCH, count), dtype=tf.int64), seed)
                 pixels = tf.gather(augment(block, pipeline.fold_in(seed, first)), inside - first)
             else:
                 pixels = load(tf.constant(inside), seed)
-            parts.append(self._run(pixels).numpy())
-        return np.concatenate(parts)
+            return run(pixels).numpy()
+
+        return _two_at_a_time(of_block, blocks, f"features of view {view}")
 
     def _of_new_pictures(self, rows: np.ndarray, view: int, changes: np.ndarray) -> np.ndarray:
         import tensorflow as tf
-        from tqdm import tqdm
 
         augment = self.augment if view else None
         load = pipeline.face_loader(self.dataset, rows, channels=self.spec.channels, augment=augment, changes=changes)
         seed = tf.constant([self.config.seed, _CHANGED + view], tf.int64)
-        starts = range(0, len(rows), BATCH)
-        parts = []
-        for start in tqdm(starts, desc=f"features of new pictures, view {view}", unit="batch", leave=False, disable=None):
+        run = self._run
+
+        def of_block(start: int) -> np.ndarray:
             positions = tf.range(start, min(start + BATCH, len(rows)), dtype=tf.int64)
-            parts.append(self._run(load(positions, pipeline.fold_in(seed, start))).numpy())
-        return np.concatenate(parts)
+            return run(load(positions, pipeline.fold_in(seed, start))).numpy()
+
+        return _two_at_a_time(of_block, range(0, len(rows), BATCH), f"features of new pictures, view {view}")
 
     @cached_property
     def _run(self) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -264,6 +266,23 @@ class FeatureStore:
             return tf.cast(backbone(pixels, training=False), tf.float32)
 
         return run
+
+
+def _two_at_a_time(of_block: Callable[[Any], np.ndarray], blocks: Sequence[Any], what: str) -> np.ndarray:
+    """What each block gives, in order, as one array; a bar on the terminal shows how far it is.
+
+    Late in the backbone the maps are of a few pixels, too small to split over cores; a second batch fills them (1.1 to 1.2 times
+    as many faces a second on two cores).
+    """
+    from tqdm import tqdm
+
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            found = threads.map(of_block, blocks)
+            return np.concatenate(list(tqdm(found, what, len(blocks), leave=False, unit="batch", disable=None)))
+        except BaseException:
+            threads.shutdown(cancel_futures=True)  # Ctrl-C waits for two blocks, not for all
+            raise
 
 
 def _arrays(file: h5py.File) -> list[str]:

@@ -39,6 +39,7 @@ from training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
 EVALUATION_BATCH = 128
 
@@ -274,6 +275,9 @@ class _Training:
         validation = pipeline.evaluation_batches(
             validation_load, len(self.validation_rows), batch_size=EVALUATION_BATCH, targets=self.validation_targets
         )
+        if net.name == "head":
+            # Stored features are in memory already; opening a pipeline anew each epoch would cost more than scoring them.
+            validation = _one_batch(validation)
         self.net = net
         self._compile(net, phase, steps)
         if state.net:
@@ -446,6 +450,14 @@ class _Training:
             state.phase_epoch, state.net, state.best_net, state.phase_best, state.waited = 0, None, None, None, 0
             state.dro = None  # each phase begins with equal weights of the cells
             state.save(self.folder)
+
+
+def _one_batch(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """All batches as one, made now."""
+    import tensorflow as tf
+
+    parts = zip(*batches, strict=True)
+    return tf.data.Dataset.from_tensors(tuple(tf.concat(part, axis=0) for part in parts))
 
 
 class _StoppedByUserError(Exception):
