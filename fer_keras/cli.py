@@ -107,6 +107,11 @@ def _is_resource_error(error: BaseException) -> bool:
     )
 
 
+def words(text: str) -> list[str]:
+    """Split at commas: from "label, gender" to ["label", "gender"]."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def positive_int(text: str) -> int:
     """argparse type: a whole number of 1 or more."""
     value = int(text)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from fer_keras.cli import words
 from fer_keras.detectors import DETECTORS
 from fer_keras.errors import ConfigError
 from fer_keras.runtime import RUNTIMES
@@ -118,7 +119,7 @@ def _parsed(variable: str, text: str, kind: str) -> Any:
         if kind == "bool":
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.strip().lower()]
         if kind.startswith("tuple"):
-            return tuple(part.strip() for part in text.split(",") if part.strip())
+            return tuple(words(text))
         return {"int": int, "float": float}.get(kind, str)(text)
     except (ValueError, KeyError):
         expected = {"bool": "1 or 0", "int": "a whole number", "float": "a number"}[kind]

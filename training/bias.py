@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_keras.cli import CommandParser, positive_int, run
+from fer_keras.cli import CommandParser, positive_int, run, words
 from fer_keras.data.dataset import UNKNOWN, FaceDataset
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.evaluation import fairness
@@ -548,7 +548,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(args: argparse.Namespace) -> int:
     if not args.run and not args.model:
         raise ConfigError("no model to judge; name a run folder with --run, or an exported model with --model")
-    by = [column.strip() for column in args.by.split(",") if column.strip()]
+    by = words(args.by)
     scoring.runs_among(args.model)  # a wrong path is told before TensorFlow is loaded
     dataset = scoring.common_dataset([scoring.open_run(path) for path in args.run], args.data)
     check_columns(dataset, by)

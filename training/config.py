@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fer_keras.cli import words
 from fer_keras.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,11 +29,6 @@ def _setting(default: Any, help: str, **more: Any) -> Any:
 
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.replace(" ", "").split(",")]
-
-
-def words(text: str) -> list[str]:
-    """Split at commas: from "label, gender" to ["label", "gender"]."""
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 @dataclass(frozen=True)

@@ -240,7 +240,7 @@ def start(
 
 def used_splits(text: str) -> list[str]:
     """The splits named in "train,validation". Raises ConfigError for an unknown one."""
-    names = [part.strip() for part in text.split(",") if part.strip()]
+    names = cli.words(text)
     if bad := [name for name in names if name not in SPLITS]:
         raise ConfigError(f"--splits takes {', '.join(SPLITS)}, separated by commas; got {bad[0]!r}")
     if not names:

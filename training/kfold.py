@@ -37,7 +37,7 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument(
         "--stratify",
         metavar="COLUMNS",
-        type=config.words,
+        type=cli.words,
         help="each fold has these in the same proportions: label (default), or label,gender,age_group",
     )
     parser.add_argument(

@@ -24,7 +24,7 @@ from fer_keras.evaluation.repeated import SEEDS_NOTE, judge_repeated
 from fer_keras.files import write_json, write_whole
 from training import variants
 from training.bias import check_columns, groups_provenance
-from training.config import TrainConfig, words
+from training.config import TrainConfig
 from training.variants import Variant, figure_text
 
 if TYPE_CHECKING:
@@ -344,13 +344,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    by = words(args.by)
+    by = cli.words(args.by)
     settings = variants.base_settings(args)
     out = Path(args.folder or f"runs/mitigate-{Path(settings.data or 'data').name}-{'-'.join(by)}")
     result = mitigate(
         settings,
         by,
-        words(args.methods),
+        cli.words(args.methods),
         args.seeds,
         out,
         target=args.target,

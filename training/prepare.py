@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from fer_keras.cli import CommandParser, positive_int, run
+from fer_keras.cli import CommandParser, positive_int, run, words
 
 _EXAMPLES = """
 examples:
@@ -108,7 +108,7 @@ def _summary(info: dict) -> str:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, (part.strip() for part in text.split(","))))
+    return tuple(words(text))
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     settings = config.from_arguments(args, None)
-    by = config.words(args.by)
+    by = cli.words(args.by)
     if not by:
         raise ConfigError("--by names no column; give label, a group column, or several with commas")
     dataset = FaceDataset.load(args.data)
