@@ -1,6 +1,6 @@
 """What a k-fold run of a frozen DenseNet costs: all folds against one fold, each in a process of its own.
 
-    python -m benchmarks.kfold [--folds 10] [--jobs 1] [--repeats 3] [--faces 2400] [-- any setting of training.train]
+    python -m benchmarks.kfold [--folds 10] [--jobs 1] [--repeats 3] [--faces 2400] [--size 48] [-- any setting of training.train]
 
 Both are whole commands: start-up, building the network, its features of all faces, training the head, scoring, report. The time
 of the processor (user and system, all threads) stands beside the time that passed, since only it means something while other
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="folds side by side")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--faces", type=int, default=2400)
+    parser.add_argument("--size", type=int, default=48, help="side of the pictures in pixels; features cost by its square")
     parser.add_argument("settings", nargs="*", help="settings of the training, after --")
     args = parser.parse_args()
 
@@ -54,7 +55,7 @@ def main() -> None:
 
     ratios: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        dataset = prepare(PrepareSettings(source="synthetic", count=args.faces, out=f"{folder}/drawn"))
+        dataset = prepare(PrepareSettings(source="synthetic", count=args.faces, size=args.size, out=f"{folder}/drawn"))
         words = ["--data", str(dataset.path), "--arch", "densenet", "--finetune-epochs", "0", *args.settings]
         words += ["--folds", str(args.folds), "--jobs", str(args.jobs)]
         for repeat in range(args.repeats):

@@ -61,7 +61,12 @@ class TrainConfig:
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
     # transfer
-    weights: str = _setting("auto", "densenet backbone: auto, imagenet, none, a FILE, or a NAME in saved_models/", type=str)
+    weights: str = _setting(
+        "auto",
+        "where to start: densenet's backbone from auto, imagenet, none, a FILE, or a NAME in saved_models/; another network from "
+        "a NAME that has its architecture, or afresh (auto)",
+        type=str,
+    )
     frozen_epochs: int | None = _setting(
         None, "densenet: most epochs with the backbone frozen; 0: from scratch, no frozen phase", type=int
     )

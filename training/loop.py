@@ -32,6 +32,7 @@ from fer_keras.data.balance import NO_CELL, CellPlan, augmented_cells, balanced_
 from fer_keras.data.dataset import FaceSubset, write_json
 from fer_keras.data.targets import training_targets
 from fer_keras.errors import TrainingError
+from fer_keras.models import transfer
 from training.backend import choose_precision, choose_strategy, load_state, save_state, save_weights
 from training.config import TrainConfig
 from training.features import FeatureStore
@@ -136,6 +137,9 @@ class _Training:
             self.strategy = choose_strategy()
             with self.strategy.scope():
                 self.model = run.spec.build(seed=config.seed, precision=choose_precision(config.precision))
+            if config.weights not in ("auto", "none") and not self.state.net:
+                path = transfer.find_weights(config.weights, config.saved_models)
+                self.log.info("%s", transfer.load_exported_weights(self.model, self.dataset.labels, path))
 
     def _targets(self, subset: FaceSubset, what: str) -> tuple[np.ndarray, np.ndarray]:
         rows, targets = training_targets(subset.dataset, subset.rows, self.config.targets)

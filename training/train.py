@@ -115,13 +115,16 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
 def model_spec(settings: TrainConfig, dataset: FaceDataset) -> ModelSpec:
     """The model that the settings describe, for the faces of a data set. Raises ConfigError where they do not fit."""
     from fer_keras.models.registry import ModelSpec
+    from fer_keras.models.transfer import exported_options
 
+    # Where a backbone starts from another model, it alone does; other networks start from all of one.
+    shared = {} if settings.two_phases else exported_options(settings.weights, settings.saved_models, settings.arch)
     return ModelSpec(
         name=settings.arch,
         classes=len(dataset.labels),
         image_size=dataset.image_size,
         channels=settings.channels or dataset.channels,
-        options=settings.model_options(),
+        options={**shared, **settings.model_options()},
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from fer_keras.errors import ConfigError, FerError, ModelError
 from fer_keras.models import layers as ours
 from fer_keras.models.registry import ModelSpec, Option, fraction_below_one, register, whole_list
+from fer_keras.models.transfer import find_weights
 
 if TYPE_CHECKING:
     import keras
@@ -237,25 +238,12 @@ def load_backbone_weights(
         return BackboneWeights("imagenet", True, f"the backbone starts from ImageNet weights ({_imagenet_file(model.name)})")
     if weights == "auto":
         return _load_best(model.name, backbone, Path(saved_models_dir))
-    path = Path(weights)
-    if not path.exists() and not _looks_like_a_path(weights):
-        path = Path(saved_models_dir) / weights
-        if not path.is_dir():
-            names = _exported_names(Path(saved_models_dir))
-            has = f"it has {', '.join(names)}" if names else "it has no exported model"
-            raise ModelError(
-                f"weights {weights!r} are neither a file nor a model in {saved_models_dir} ({has}); "
-                "give auto, imagenet, none, the path of a file, or such a name"
-            )
+    path = find_weights(weights, saved_models_dir)
     if path.is_dir():
         _load_export(model.name, backbone, path)
         return BackboneWeights("export", True, f"the backbone starts from the exported model {path}")
     _load_file(model.name, backbone, path)
     return BackboneWeights("file", True, f"the backbone starts from the weights in {path}")
-
-
-def _looks_like_a_path(text: str) -> bool:
-    return os.sep in text or text.endswith((".h5", ".hdf5", ".keras"))
 
 
 def _load_best(arch: str, backbone: keras.Model, saved_models: Path) -> BackboneWeights:
@@ -277,10 +265,6 @@ def _load_best(arch: str, backbone: keras.Model, saved_models: Path) -> Backbone
         False,
         f"{reason} and {saved_models} ships no {arch}, so the backbone starts from random weights; {hint}",
     )
-
-
-def _exported_names(saved_models: Path) -> list[str]:
-    return sorted(entry.parent.name for entry in saved_models.glob("*/metadata.json"))
 
 
 def _shipped_exports(arch: str, saved_models: Path) -> list[Path]:

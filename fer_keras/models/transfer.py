@@ -1,0 +1,76 @@
+"""Starting a training from the weights of an exported model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_keras.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    import keras
+
+#: What `weights` may also be: no path and no name of a model.
+WORDS = ("auto", "none", "imagenet")
+#: Kernel and bias of the last layer, which are the last weights of every model.
+_LAST_LAYER = 2
+
+
+def find_weights(weights: str, saved_models_dir: str | os.PathLike = "saved_models") -> Path:
+    """The file or folder that is meant: a path, or the name of an exported model. Raises ModelError where there is none."""
+    path = Path(weights)
+    if path.exists() or os.sep in weights or weights.endswith((".h5", ".hdf5", ".keras")):
+        return path
+    path = Path(saved_models_dir) / weights
+    if not path.is_dir():
+        names = sorted(entry.parent.name for entry in Path(saved_models_dir).glob("*/metadata.json"))
+        has = f"it has {', '.join(names)}" if names else "it has no exported model"
+        raise ModelError(
+            f"weights {weights!r} are neither a file nor a model in {saved_models_dir} ({has}); "
+            "give auto, imagenet, none, the path of a file, or such a name"
+        )
+    return path
+
+
+def exported_options(weights: str, saved_models_dir: str | os.PathLike, arch: str) -> dict[str, Any]:
+    """The options that an exported model was built with, which one that starts from it shares; {} for "auto" and "none".
+
+    Raises ConfigError where the model has another architecture, or weights are asked for that `arch` has not; ModelError where
+    there is no such model.
+    """
+    if weights in ("auto", "none"):
+        return {}
+    if weights == "imagenet":
+        raise ConfigError(f"there are no ImageNet weights for {arch}, only for densenet; give an exported {arch}, or none")
+    from fer_keras.models.exported import read_metadata
+
+    path = find_weights(weights, saved_models_dir)
+    spec = read_metadata(path)["spec"]
+    if spec["name"] != arch:
+        raise ConfigError(f"{path} is a {spec['name']}, its weights do not fit {arch}; use it with --arch {spec['name']}")
+    return dict(spec["options"])
+
+
+def load_exported_weights(model: keras.Model, labels: Sequence[str], path: str | os.PathLike) -> str:
+    """Give a model the weights of an exported one of the same architecture and options; says in a sentence which.
+
+    labels: the classes of `model`. The last layer is taken over where they are those of the exported model, in its order; for
+    other classes it stays as it is, and all else is taken over.
+    Raises ModelError where the weights do not fit; the model is as before then.
+    """
+    from fer_keras.models.exported import read_metadata, read_weights
+
+    values, same = read_weights(path), list(read_metadata(path)["labels"]) == list(labels)
+    count = len(values) if same else len(values) - _LAST_LAYER
+    if len(values) != len(model.weights) or any(
+        value.shape != tuple(weight.shape) for value, weight in zip(values[:count], model.weights, strict=False)
+    ):
+        raise ModelError(
+            f"the weights of {path} do not fit this model; leave its options out, which are then those of {path}, and give "
+            "faces with as many channels"
+        )
+    for weight, value in zip(model.weights, values[:count], strict=False):
+        weight.assign(value)
+    return f"the weights start from the exported model {path}" + ("" if same else ", but for the last layer: other classes")
