@@ -367,12 +367,7 @@ def stream_video() -> Response:
             if update is None or update.jpeg is None:
                 continue
             sent += 1
-            end = b"\r\n--frame--\r\n" if sent == limit else b"\r\n--frame\r\n"
-            head = (
-                f"Content-Type: image/jpeg\r\nContent-Length: {len(update.jpeg)}\r\n"
-                f"X-Captured-At: {update.captured_at:.4f}\r\nX-Sequence: {update.sequence}\r\n\r\n"
-            )
-            yield head.encode() + update.jpeg + end
+            yield update.part + (b"--\r\n" if sent == limit else b"\r\n")
 
     return _endless(parts(), mimetype, held)
 

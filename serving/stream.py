@@ -110,6 +110,15 @@ class Update:
         """As JSON, made once for all listeners."""
         return json.dumps({"sequence": self.sequence, "result": self.result, "status": self.status}, separators=(",", ":"))
 
+    @functools.cached_property
+    def part(self) -> bytes:
+        """The picture as a part of multipart/x-mixed-replace, with the boundary that ends it, made once for all viewers."""
+        head = (
+            f"Content-Type: image/jpeg\r\nContent-Length: {len(self.jpeg)}\r\n"
+            f"X-Captured-At: {self.captured_at:.4f}\r\nX-Sequence: {self.sequence}\r\n\r\n"
+        )
+        return head.encode() + self.jpeg + b"\r\n--frame"
+
 
 class _Run:
     """One time that the source is open: what its two threads share."""

@@ -28,7 +28,8 @@ def test_the_same_classes_keep_all_weights_and_the_options_of_the_model(trained,
     found, printed = started(capsys, trained, trained.data)
     assert f"the weights start from the exported model {trained.exported}\n" in printed
     assert found.spec.options == RunFolder.open(trained.one).spec.options
-    for now, then in zip(trainable(found.load_model("final").get_weights()), trainable(read_weights(trained.exported)), strict=True):
+    after, before = found.load_model("final").get_weights(), read_weights(trained.exported)
+    for now, then in zip(trainable(after), trainable(before), strict=True):
         np.testing.assert_allclose(now, then, atol=1e-6)
 
 
