@@ -356,7 +356,7 @@ class _Training:
         """
         if phase.name != "frozen" or self.config.frozen_features == "live" or self.strategy.num_replicas_in_sync > 1:
             return 1
-        return max(number for number in range(1, 17) if steps % number == 0)
+        return max(number for number in range(1, 65) if steps % number == 0)
 
     def _loss(self) -> keras.losses.Loss:
         import keras

@@ -17,6 +17,9 @@ def test_a_fuzzer_finds_nothing_that_the_description_does_not_say(tmp_path):
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     command = [Path(sys.executable).with_name("schemathesis"), "--config-file", tmp_path / "schemathesis.toml", "run"]
     command += ["--exclude-tag", "endless", "--phases", "coverage,fuzzing", "-n", "8", "--generation-deterministic"]
+    if sys.version_info < (3, 11):
+        # The last schemathesis for Python 3.10 can't send a body that may only be a picture, and counts that as an error.
+        command += ["--exclude-path", "/api/webcam"]
     with serving(detector="haar") as running:  # its own: a fuzzer switches and records whatever it can
         running.ready()
         command += ["--request-timeout", "30", f"{running.url}/api/openapi.json"]

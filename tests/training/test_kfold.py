@@ -160,22 +160,44 @@ write = loop.write_history
 def then_die(path, history):
     write(path, history)
     if path.parent.name == "fold-02" and len(history) == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.{signal})
 loop.write_history = then_die
-kfold.main({words!r})
+sys.exit(kfold.main({words!r}))
 """
 
 
-def test_a_killed_run_goes_on_in_its_fold_and_ends_as_the_unbroken_one(done, dataset, tmp_path):
-    out = tmp_path / "killed"
-    code = KILLED.format(root=str(ROOT), words=["--data", str(dataset.path), "--out", str(out), *SETTINGS])
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+@pytest.mark.parametrize(("sent", "code"), [("SIGKILL", -signal.SIGKILL), ("SIGINT", 130)])
+def test_a_run_that_is_killed_or_stopped_goes_on_in_its_fold_and_ends_as_the_unbroken_one(done, dataset, tmp_path, sent, code):
+    out = tmp_path / "ended"
+    script = KILLED.format(root=str(ROOT), signal=sent, words=["--data", str(dataset.path), "--out", str(out), *SETTINGS])
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    )
+    assert ended.returncode == code, ended.stderr
+    assert "Traceback" not in ended.stderr
     first = (out / "fold-01" / "final.weights.h5").stat().st_mtime_ns
     assert len(pd.read_csv(out / "fold-02" / "history.csv")) == 1
     assert kfold.main(["--resume", str(out)]) == 0
     assert (out / "fold-01" / "final.weights.h5").stat().st_mtime_ns == first
     pd.testing.assert_frame_equal(out_of_fold(out), out_of_fold(done), check_exact=True)
+
+
+@pytest.mark.slow
+def test_a_fold_is_the_same_alone_as_after_one_that_fine_tuned_the_backbone_they_share(dataset, tmp_path):
+    out = tmp_path / "tuned"
+    phases = ["--weights", "none", "--frozen-epochs", "1", "--finetune-epochs", "1", "--no-augment"]
+    assert kfold.main(["--data", str(dataset.path), "--out", str(out), "--folds", "2", "--arch", "densenet", *phases]) == 0
+    both = [RunFolder.open(path) for path in sorted(out.glob("fold-*"))]
+    last = max(both, key=lambda run: (run.path / "history.csv").stat().st_mtime_ns)
+    rows = {name: last.rows(name) for name in ("train", "validation", "test")}
+    path = shutil.copytree(out, tmp_path / "alone") / last.path.name
+    shutil.rmtree(path)
+    alone = RunFolder.create(path, last.config, last.spec, dataset, rows)
+    assert kfold.main(["--resume", str(tmp_path / "alone")]) == 0
+    histories = [pd.read_csv(run.path / "history.csv")[MEASURED] for run in (alone, last)]
+    assert list(histories[0]["phase"]) == ["frozen", "finetune"]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+    pd.testing.assert_frame_equal(out_of_fold(out), out_of_fold(tmp_path / "alone"), check_exact=True)
 
 
 def test_saved_folds_are_scored_without_training(done, tmp_path, capsys):
