@@ -70,9 +70,12 @@ def main() -> None:
 def ways_of(base, weights: str) -> dict:
     """The settings of each way of training."""
     if not base.two_phases:
-        # Trained weights want smaller steps than random ones.
+        from fer_keras.models.transfer import exported_options
+
+        # The same network; trained weights want smaller steps than random ones.
+        options = exported_options(weights, base.saved_models, base.arch)
         return {
-            "from scratch": dataclasses.replace(base, weights="none", lr=3e-3),
+            "from scratch": dataclasses.replace(base, weights="none", lr=3e-3, options=options),
             f"from {weights}": dataclasses.replace(base, weights=weights, lr=5e-4),
         }
     return {
