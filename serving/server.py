@@ -84,6 +84,11 @@ def make_server(app: Flask, config: ServerConfig) -> Any:
     class Connection(HTTPConnection):
         RequestHandlerClass = Request
 
+        def close(self) -> None:
+            super().close()
+            # What was still to be written to a client that left: Python 3.13 would complain of it when the writer is collected.
+            self.wfile.raw.close()
+
     server = wsgi.Server(
         (config.host, config.port),
         app,

@@ -378,14 +378,15 @@ class Stream:
     def _analyse_frame(self, analyzer: Any, frame: Frame) -> None:
         if frame.restarted:
             analyzer.reset()
-        # Taken here, between two frames, and not put in by the one who chose.
-        analyzer.recognizer = recognizer = self._make_recognizer(self.model)
-        analyzer.detector, detector_name = self._make_detector(self.detector), self.detector
+        # Taken here, between two frames, and not put in by the one who chose, who may do so again before this one is done.
+        model, detector = self.model, self.detector
+        analyzer.recognizer = recognizer = self._make_recognizer(model)
+        analyzer.detector = self._make_detector(detector)
         faces = analyzer.analyze(frame.rgb, frame.time_s)[: self.config.max_faces]
         stages_s = dict(analyzer.last_stage_s)
         recording = self._recording
         if recording is not None and recording.active:
-            recording.add(frame.captured_at, frame.time_s, self.model, recognizer.labels, faces)
+            recording.add(frame.captured_at, frame.time_s, model, recognizer.labels, faces)
             self.metrics.recording.labels(self.key).set(int(recording.active))
         jpeg = None
         if self._watching["picture"]:
@@ -407,8 +408,8 @@ class Stream:
             "captured_at": round(frame.captured_at, 3),
             "width": frame.rgb.shape[1],
             "height": frame.rgb.shape[0],
-            "model": self.model,
-            "detector": detector_name,
+            "model": model,
+            "detector": detector,
             "stages_ms": {name: round(1000 * seconds, 2) for name, seconds in stages_s.items()},
             "faces": [face_json(face, recognizer.labels) for face in faces],
         }

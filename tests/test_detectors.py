@@ -1,3 +1,4 @@
+import gc
 import importlib.util
 import os
 import subprocess
@@ -105,7 +106,13 @@ def package():
     from mtcnn import MTCNN
     from mtcnn.stages import stage_pnet
 
-    network, build = MTCNN(), stage_pnet.build_scale_pyramid
+    # It leaves the readers of its weights behind unclosed, of which Python 3.13 complains when they are collected: now, unheard.
+    heard, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    try:
+        network, build = MTCNN(), stage_pnet.build_scale_pyramid
+        gc.collect()
+    finally:
+        sys.unraisablehook = heard
 
     def without_empty_levels(width, height, **settings):
         scales = build(width, height, **settings)
