@@ -182,24 +182,6 @@ def test_a_run_that_is_killed_or_stopped_goes_on_in_its_fold_and_ends_as_the_unb
     pd.testing.assert_frame_equal(out_of_fold(out), out_of_fold(done), check_exact=True)
 
 
-@pytest.mark.slow
-def test_a_fold_is_the_same_alone_as_after_one_that_fine_tuned_the_backbone_they_share(dataset, tmp_path):
-    out = tmp_path / "tuned"
-    phases = ["--weights", "none", "--frozen-epochs", "1", "--finetune-epochs", "1", "--no-augment"]
-    assert kfold.main(["--data", str(dataset.path), "--out", str(out), "--folds", "2", "--arch", "densenet", *phases]) == 0
-    both = [RunFolder.open(path) for path in sorted(out.glob("fold-*"))]
-    last = max(both, key=lambda run: (run.path / "history.csv").stat().st_mtime_ns)
-    rows = {name: last.rows(name) for name in ("train", "validation", "test")}
-    path = shutil.copytree(out, tmp_path / "alone") / last.path.name
-    shutil.rmtree(path)
-    alone = RunFolder.create(path, last.config, last.spec, dataset, rows)
-    assert kfold.main(["--resume", str(tmp_path / "alone")]) == 0
-    histories = [pd.read_csv(run.path / "history.csv")[MEASURED] for run in (alone, last)]
-    assert list(histories[0]["phase"]) == ["frozen", "finetune"]
-    pd.testing.assert_frame_equal(*histories, check_exact=True)
-    pd.testing.assert_frame_equal(out_of_fold(out), out_of_fold(tmp_path / "alone"), check_exact=True)
-
-
 def test_saved_folds_are_scored_without_training(done, tmp_path, capsys):
     out = shutil.copytree(done, tmp_path / "copy")
     for path in [*out.rglob("out-of-fold.csv"), out / "results.json"]:
