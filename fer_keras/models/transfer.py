@@ -12,8 +12,6 @@ from fer_keras.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     import keras
 
-#: What `weights` may also be: no path and no name of a model.
-WORDS = ("auto", "none", "imagenet")
 #: Kernel and bias of the last layer, which are the last weights of every model.
 _LAST_LAYER = 2
 
