@@ -32,7 +32,8 @@ class ServerConfig:
     running at once. max_image_mb, max_video_mb: bytes of an upload, in 2**20. max_pixels: of an uploaded picture or of one
     frame of a video. max_video_s: how much of an uploaded video is analysed. max_faces: most faces told per picture.
     max_side_px: larger pictures are shrunk before faces are looked for. record_rows: a recording ends when it has so many.
-    jpeg_quality: 1..100. idle_stop_s: how long after the last viewer has gone a source is kept open.
+    jpeg_quality: 1..100. picture_fps: most pictures a second that viewers get, on average; results are of every frame.
+    idle_stop_s: how long after the last viewer has gone a source is kept open.
     """
 
     sources: tuple[str, ...] = ("demo",)
@@ -54,6 +55,7 @@ class ServerConfig:
     max_side_px: int = 1280
     record_rows: int = 1_000_000
     jpeg_quality: int = 80
+    picture_fps: float = 30
     idle_stop_s: float = 5.0
 
     def __post_init__(self) -> None:

@@ -95,6 +95,17 @@ class Pace:
         if self._due_s > now:
             time.sleep(self._due_s - now)
             now = self._due_s
+        self._take(now)
+
+    def due(self) -> bool:
+        """Whether a turn is due, which is taken then; half a step early counts, since what is paced comes with jitter."""
+        now = time.monotonic()
+        if now < self._due_s - self._step_s / 2:
+            return False
+        self._take(now)
+        return True
+
+    def _take(self, now: float) -> None:
         # A wake-up that is a little late must not slow the rate; a turn that is missed is not made up for.
         late_at_most = now - self._step_s if self._due_s else now
         self._due_s = max(self._due_s, late_at_most) + self._step_s

@@ -23,7 +23,7 @@ from fer_keras.errors import FerError
 from fer_keras.types import TrackedFace
 from serving import live_picture
 from serving.recording import Recording
-from serving.sources import Frame, Source, SourceLostError
+from serving.sources import Frame, Pace, Source, SourceLostError
 
 if TYPE_CHECKING:
     from fer_keras.detectors import Detector
@@ -151,7 +151,11 @@ class Stream:
         self.key, self.source, self.config, self.metrics = key, source, config, metrics
         self._make_recognizer, self._make_detector, self._all_labels = recognizer, detector, all_labels
         self.model, self.detector = model, config.detector
-        self._changed = threading.Condition()
+        # One lock, and who waits for pictures is not woken by results that have none.
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._pictured = threading.Condition(lock)
+        self._pace = Pace(config.picture_fps)
         self._source_turn = threading.Lock()
         self._run: _Run | None = None
         self._closed = False
@@ -159,6 +163,7 @@ class Stream:
         self._unwatched_since = time.monotonic()
         self._recording: Recording | None = None
         self._latest: Update | None = None
+        self._picture: Update | None = None  # the latest that has one
         self._sequence = 0
         self._state, self._message = "idle", "nobody watches"
         self._counts = {"captured": 0, "analysed": 0, "skipped": 0, "reconnects": 0, "faces": 0}
@@ -187,14 +192,14 @@ class Stream:
             end = time.monotonic() + timeout_s
             with self._changed:
                 while not self._closed:
-                    latest = self._latest
-                    if latest and latest.sequence > seen and (kind != "picture" or latest.jpeg):
+                    latest = self._picture if kind == "picture" else self._latest
+                    if latest and latest.sequence > seen:
                         seen = latest.sequence
                         return latest
                     left = end - time.monotonic()
                     if left <= 0:
                         return None
-                    self._changed.wait(left)
+                    (self._pictured if kind == "picture" else self._changed).wait(left)
             return None
 
         try:
@@ -271,6 +276,7 @@ class Stream:
             if self._recording:
                 self._recording.stop()
             self._changed.notify_all()
+            self._pictured.notify_all()
         for thread in run.threads if run else ():
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -289,7 +295,7 @@ class Stream:
         if self._closed or (self._run and not self._run.stop.is_set()):
             return
         run = self._run = _Run(keep_all=not self.source.live)
-        self._latest = None  # what was seen before is not shown as if it were now
+        self._latest = self._picture = None  # what was seen before is not shown as if it were now
         self._state, self._message = "connecting", f"opening {self.source.title}"
         for work in (self._capture, self._analyse):
             thread = threading.Thread(target=work, args=(run,), name=f"{work.__name__}-{self.key}", daemon=True)
@@ -303,7 +309,7 @@ class Stream:
                 return False
             run.stop.set()
             self._state, self._message = "idle", "nobody watches"
-            self._latest = None
+            self._latest = self._picture = None
             return True
 
     def _capture(self, run: _Run) -> None:
@@ -389,7 +395,7 @@ class Stream:
             recording.add(frame.captured_at, frame.time_s, model, recognizer.labels, faces)
             self.metrics.recording.labels(self.key).set(int(recording.active))
         jpeg = None
-        if self._watching["picture"]:
+        if self._watching["picture"] and self._pace.due():
             start = time.perf_counter()
             picture = live_picture.draw_live(frame.rgb, faces, recognizer.labels, self.config.blur)
             drawn = time.perf_counter()
@@ -425,6 +431,9 @@ class Stream:
             self._sequence += 1
             self._latest = Update(self._sequence, captured_at, result, status, jpeg)
             self._changed.notify_all()
+            if jpeg:
+                self._picture = self._latest
+                self._pictured.notify_all()
 
 
 def face_json(face: TrackedFace, labels: tuple[str, ...]) -> dict[str, Any]:

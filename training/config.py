@@ -79,6 +79,9 @@ class TrainConfig:
         type=str,
         choices=("cached", "live"),
     )
+    frozen_batch_size: int = _setting(
+        128, "densenet: faces in a batch while the backbone is frozen; small ones mostly cost their calling", type=int
+    )
     feature_views: int = _setting(0, "augmented views of each face whose features are cached beside the plain one", type=int)
     # training
     epochs: int | None = _setting(None, "most epochs (with two phases: of each)", type=int)
@@ -137,6 +140,7 @@ class TrainConfig:
             object.__setattr__(self, "balance_by", "weight")
         bounds: dict[str, tuple[float, float]] = {
             "batch_size": (1, 65536),
+            "frozen_batch_size": (1, 65536),
             "epochs": (1, 100000),
             "frozen_epochs": (0, 100000),
             "finetune_epochs": (0, 100000),

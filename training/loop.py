@@ -265,12 +265,13 @@ class _Training:
         net, train_load, validation_load = self._inputs(phase)
         weights, sampling = self._weights()
         count = len(self.train_rows)
-        steps = pipeline.steps_per_epoch(count, config.batch_size)
+        batch_size = config.frozen_batch_size if phase.name == "frozen" else config.batch_size
+        steps = pipeline.steps_per_epoch(count, batch_size)
         # Each phase shuffles and augments by its own seed, and dropout follows (seed, epoch).
         stream = pipeline.training_stream(
             train_load,
             self.train_targets,
-            batch_size=config.batch_size,
+            batch_size=batch_size,
             seed=config.seed * 10 + state.phase,
             start_epoch=state.phase_epoch,
             weights=weights,

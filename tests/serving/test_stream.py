@@ -42,7 +42,7 @@ class Watched(DemoSource):
 @pytest.fixture(scope="module")
 def watched():
     source = Watched(cast=DemoSource.CAST[:2], size_wh=(400, 240), fps=60)
-    with serving([source], detector="haar", max_viewers=4) as running:
+    with serving([source], detector="haar", max_viewers=4, picture_fps=60) as running:
         running.ready()
         yield running, source, running.engine.streams["demo"]
 
@@ -100,6 +100,23 @@ def test_all_viewers_share_one_capture_and_one_picture(watched):
         assert source.opened == opened
         shared = [ids for ids in seen.values() if len(ids) == 2]
         assert shared and all(len(set(ids)) == 1 for ids in shared)
+
+
+def test_viewers_get_no_more_pictures_a_second_than_set_and_listeners_every_result():
+    source = Watched(cast=DemoSource.CAST[:1], size_wh=(400, 240), fps=40)
+    with serving([source], detector="haar", picture_fps=10) as running:
+        running.ready()
+        stream = running.engine.streams["demo"]
+        with stream.watch("picture") as pictures, stream.watch("events") as events:
+            live_update(pictures)
+            ends, seen, results = time.monotonic() + 4, 0, 0
+            while time.monotonic() < ends:
+                results += bool(events(0.2))
+                update = pictures(0)
+                assert update is None or update.jpeg
+                seen += update is not None
+    assert 30 <= seen <= 42
+    assert results > 1.5 * seen
 
 
 def test_a_slow_viewer_sees_fewer_pictures_and_delays_nobody(watched):

@@ -123,7 +123,14 @@ def test_dro_serves_the_small_group_that_plain_training_neglects(lopsided, tmp_p
 
 
 def test_dro_trains_on_the_stored_features_of_a_frozen_backbone_too(dataset, tmp_path):
-    settings = {"arch": "densenet121", "weights": "none", "input_size": 32, "batch_size": 16, "tensorboard": False}
+    settings = {
+        "arch": "densenet121",
+        "weights": "none",
+        "input_size": 32,
+        "batch_size": 16,
+        "frozen_batch_size": 16,
+        "tensorboard": False,
+    }
     settings |= {"frozen_epochs": 2, "finetune_epochs": 0, "augment": False}
     cached, _ = fit(dataset, tmp_path / "cached", **settings, **DRO)
     weights = cached.metrics["dro_weights"]

@@ -14,6 +14,7 @@ SETTINGS = {
     "frozen_epochs": 2,
     "finetune_epochs": 0,
     "batch_size": 16,
+    "frozen_batch_size": 16,
     "head_units": [16],
     "feature_views": 1,
     "tensorboard": False,

@@ -13,6 +13,7 @@ DENSE = {
     "frozen_epochs": 2,
     "finetune_epochs": 2,
     "batch_size": 16,
+    "frozen_batch_size": 16,
     "head_units": [16],
     "tensorboard": False,
 }
