@@ -585,7 +585,8 @@ def test_the_page_of_a_model_shows_its_figures_its_card_and_what_lies_beside_it(
         text = requests.get(server.url + "/models/twin", timeout=10).text
         assert '<td class="number heat-8">8</td><td class="number heat-2">2</td>' in text
         assert 'src="/models/twin/confusion.png"' in text
-        assert "0.8575" in text and "Not for: inferring emotions" in text and "Article 5(1)(f)" in text
+        accuracy = json.loads((twin / "metadata.json").read_text())["figures"][0]["accuracy"]
+        assert f"{accuracy:.4f}" in text and "Not for: inferring emotions" in text and "Article 5(1)(f)" in text
         assert requests.get(server.url + "/models/twin/confusion.png", timeout=10).headers["Content-Type"] == "image/png"
     finally:
         (twin / "confusion.csv").unlink()
