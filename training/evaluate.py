@@ -85,6 +85,7 @@ def evaluate(
 
     Returns what metrics.json holds. Raises DataError where the split is empty, ModelError where labels do not fit.
     """
+    from fer_keras.evaluation.calibration import apply_temperature, coverage_curve
     from fer_keras.evaluation.classification import classification_metrics
 
     faces = scoring.choose_faces(models, dataset, split, protocol)
@@ -103,7 +104,9 @@ def evaluate(
         temperature, fitted_on = _temperature(model, faces, probabilities, truth, batch_size)
         entry = classification_metrics(truth, probabilities, model.labels, temperature)
         about = {"labels": list(model.labels), "temperature_fitted_on": fitted_on, "parameters": model.parameters}
-        judged.append(_Judged(model, truth, probabilities, {**entry, **about, "path": str(model.path)}))
+        told = probabilities if temperature is None else apply_temperature(probabilities, temperature)
+        about |= {"coverage": coverage_curve(told, truth), "path": str(model.path)}
+        judged.append(_Judged(model, truth, probabilities, {**entry, **about}))
     result = {
         "protocol": faces.protocol,
         "split": faces.split,
@@ -162,6 +165,7 @@ def _write_tables(folder: Path, entry: _Judged, faces: ScoredFaces) -> None:
     )
     write_whole(folder / "predictions.csv", predictions.to_csv(index=False, float_format="%.6f"))
     write_whole(folder / "per_class.csv", pd.DataFrame(entry.figures["per_class"]).to_csv(index=False))
+    write_whole(folder / "coverage.csv", coverage_frame(entry.figures["coverage"]).to_csv(index=False))
     confusion = pd.DataFrame(entry.figures["confusion"], index=labels, columns=labels)
     write_whole(folder / "confusion.csv", confusion.to_csv(index_label="true"))
 
@@ -214,6 +218,10 @@ def _model_html(folder: Path, entry: _Judged, faces: ScoredFaces) -> str:
             "confidence against accuracy",
             plots.plot_reliability(entry.probabilities, entry.truth, figures["temperature"]),
         ),
+        "coverage.png": (
+            'accuracy of the answers that remain when those below a threshold of confidence are called "uncertain"',
+            plots.plot_coverage(figures["coverage"]),
+        ),
     }
     parts = [report.table_html(pd.DataFrame(figures["per_class"]))]
     worst = _worst(entry)
@@ -227,6 +235,8 @@ def _model_html(folder: Path, entry: _Judged, faces: ScoredFaces) -> str:
             parts.append(f"<h3>Worst mistakes: the {len(worst)} of which the model was most sure</h3>")
         caption = "" if name == "worst_mistakes.png" else alt[0].upper() + alt[1:]
         parts.append(report.image_html(plots.save_png(figure, folder / name), f"{entry.model.key}: {alt}", caption))
+        if name == "coverage.png":
+            parts.append(report.table_html(coverage_frame(figures["coverage"])))
     if len(worst):
         parts.append(report.table_html(_worst_frame(entry, faces, worst)))
     else:
@@ -270,6 +280,16 @@ def _history_section(folder: Path, run_path: Path) -> list[tuple[str, str]]:
     name = run_path.resolve().name
     picture = plots.save_png(figure, folder / f"history-{name}.png")
     return [(f"Training of {name}", report.image_html(picture, f"loss and accuracy of {name} by epoch"))]
+
+
+def coverage_frame(curve: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """What `calibration.coverage_curve` gave as a table, the interval in two columns."""
+    import pandas as pd
+
+    lines = [
+        {**entry, "low": (entry["accuracy_ci95"] or [None])[0], "high": (entry["accuracy_ci95"] or [None])[-1]} for entry in curve
+    ]
+    return pd.DataFrame(lines, columns=["threshold", "n", "coverage", "accuracy", "low", "high", "uncertain_accuracy"])
 
 
 def summary_frame(result: dict[str, Any]) -> pd.DataFrame:

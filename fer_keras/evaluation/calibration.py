@@ -1,4 +1,4 @@
-"""Whether a model's confidence can be believed, and the one number (temperature) that mends it.
+"""Whether a model's confidence can be believed, the one number (temperature) that mends it, and what holding back brings.
 
 Guo et al. 2017, https://arxiv.org/abs/1706.04599: a softmax divided by a temperature before it is normalised keeps every
 decision and moves only the confidence. The temperature is fitted on validation faces, never on those that are scored.
@@ -6,7 +6,9 @@ decision and moves only the confidence. The temperature is fitted on validation 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from fer_keras.errors import DataError
 
 #: Equal-width bins of confidence between 0 and 1.
 BINS = 15
+#: Thresholds of confidence that `coverage_curve` looks at.
+THRESHOLDS = (*(round(0.05 * step, 2) for step in range(20)), 0.99)
 #: Temperatures that `fit_temperature` considers; on a validation set without mistakes the best would be 0.
 TEMPERATURE_RANGE = (0.05, 20.0)
 
@@ -87,6 +91,36 @@ def fit_temperature(probabilities: np.ndarray, y_true: np.ndarray) -> float:
         negative_log_likelihood, bounds=tuple(np.log(TEMPERATURE_RANGE)), method="bounded", options={"xatol": 1e-5}
     )
     return float(np.exp(found.x))
+
+
+def coverage_curve(
+    probabilities: np.ndarray, y_true: np.ndarray, thresholds: Sequence[float] = THRESHOLDS
+) -> list[dict[str, Any]]:
+    """What is gained by calling every answer below a threshold of confidence uncertain, and how many answers remain.
+
+    The accuracy-rejection curve of Geifman and El-Yaniv 2017, https://arxiv.org/abs/1705.08500, at fixed thresholds.
+    probabilities: float (n, k), rows sum to 1, calibrated where the threshold is used on calibrated ones. y_true: int (n,),
+    0..k-1, n of 1 or more. One entry a threshold: threshold, n (answers at or above it), coverage (their share of all),
+    accuracy and accuracy_ci95 (of those; None where there are none), uncertain_accuracy (of the others; None likewise).
+    """
+    from fer_keras.evaluation.classification import accuracy_interval
+
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == y_true
+    curve = []
+    for threshold in thresholds:
+        sure = confidence >= threshold
+        count, right = int(sure.sum()), int(correct[sure].sum())
+        curve.append(
+            {
+                "threshold": threshold,
+                "n": count,
+                "coverage": count / len(sure),
+                "accuracy": right / count if count else None,
+                "accuracy_ci95": list(accuracy_interval(right, count)) if count else None,
+                "uncertain_accuracy": float(correct[~sure].mean()) if count < len(sure) else None,
+            }
+        )
+    return curve
 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ matplotlib.pyplot is never touched: it keeps global state and looks for a screen
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -171,6 +172,67 @@ def plot_reliability(probabilities: np.ndarray, y_true: np.ndarray, temperature:
             upper.legend(loc="upper left", fontsize=8, frameon=False)
         for axes in (upper, lower):
             axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_coverage(curve: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
+    """Accuracy of the answers that remain, with its 95% interval, against the share of faces that get one.
+
+    curve: entries of `calibration.coverage_curve`; some thresholds are written beside their points.
+    """
+    figure = new_figure(6.6, 4.2, title)
+    axes = figure.subplots()
+    there = [entry for entry in curve if entry["n"]]
+    coverage = [entry["coverage"] for entry in there]
+    low, high = np.array([entry["accuracy_ci95"] for entry in there]).T
+    axes.fill_between(coverage, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label="95% interval")
+    axes.plot(coverage, [entry["accuracy"] for entry in there], "o-", color=COLOURS[0], markersize=3.5, label="accuracy")
+    named: list[float] = []
+    for entry in there:
+        # Points that lie close together would write over each other.
+        if round(entry["threshold"] * 100) % 10 == 0 and all(abs(entry["coverage"] - other) > 0.05 for other in named):
+            named.append(entry["coverage"])
+            place = (entry["coverage"], entry["accuracy"])
+            axes.annotate(f"{entry['threshold']:.1f}", place, (0, -13), textcoords="offset points", ha="center", fontsize=8)
+    axes.set(xlabel="share of faces with an answer at or above the threshold (beside the points)", ylabel="accuracy of those")
+    axes.set_xlim(right=1.03)
+    axes.grid(**GRID)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower left", fontsize=8, frameon=False)
+    return figure
+
+
+def plot_corruptions(models: Mapping[str, Sequence[Mapping[str, Any]]], title: str = "") -> Figure:
+    """Accuracy with its 95% interval against the level of each corruption, one panel a kind, one line a model.
+
+    models: name -> entries with corruption, level, accuracy and accuracy_ci95, the first of the untouched faces (level None).
+    """
+    kinds = list(
+        dict.fromkeys(entry["corruption"] for entries in models.values() for entry in entries if entry["level"] is not None)
+    )
+    columns = max(1, min(5, len(kinds)))
+    lines = max(1, -(-len(kinds) // columns))
+    figure = new_figure(2.3 * columns + 1.6, 2.4 * lines + 0.5, title)
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for axes, kind in zip(grid.flat, kinds, strict=False):
+        for offset, ((name, entries), colour) in enumerate(zip(models.items(), itertools.cycle(COLOURS), strict=False)):
+            shown = [entries[0], *(entry for entry in entries if entry["corruption"] == kind)]
+            accuracy = np.array([entry["accuracy"] for entry in shown])
+            low, high = np.array([entry["accuracy_ci95"] for entry in shown]).T
+            places = np.arange(len(shown)) + 0.12 * (offset - (len(models) - 1) / 2)
+            spread = (accuracy - low, high - accuracy)
+            axes.errorbar(places, accuracy, spread, fmt="o-", color=colour, markersize=3.5, linewidth=1.2, capsize=2, label=name)
+        axes.set_xticks(range(len(shown)), ["as is", *(f"{entry['level']:g}" for entry in shown[1:])])
+        axes.set_title(kind, fontsize=10)
+        axes.grid(axis="y", **GRID)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid.flat[len(kinds) :]:
+        axes.set_axis_off()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy")
+    if len(models) > 1:
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 

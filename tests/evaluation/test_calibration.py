@@ -4,6 +4,7 @@ import pytest
 from fer_keras.errors import DataError
 from fer_keras.evaluation.calibration import (
     apply_temperature,
+    coverage_curve,
     expected_calibration_error,
     fit_temperature,
     reliability_curve,
@@ -81,3 +82,27 @@ def test_probabilities_of_zero_stay_finite():
 def test_temperature_without_faces_is_refused():
     with pytest.raises(DataError, match="validation faces"):
         fit_temperature(np.zeros((0, 3)), np.zeros(0, int))
+
+
+def test_coverage_of_five_faces_is_that_counted_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6], [0.5, 0.5]])
+    y_true = np.array([0, 1, 1, 0, 0])  # right, wrong, right, wrong, right
+    curve = coverage_curve(probabilities, y_true, (0.0, 0.6, 0.85, 0.95))
+    assert [entry["n"] for entry in curve] == [5, 4, 1, 0]
+    assert [entry["coverage"] for entry in curve] == [1.0, 0.8, 0.2, 0.0]
+    assert [entry["accuracy"] for entry in curve] == [0.6, 0.5, 1.0, None]
+    assert [entry["uncertain_accuracy"] for entry in curve] == [None, 1.0, 0.5, 0.6]
+    # Wilson's interval of 1 of 1: from 1 / (1 + z^2) to 1.
+    assert curve[2]["accuracy_ci95"] == pytest.approx([1 / (1 + 1.959964**2), 1.0], abs=1e-5)
+    assert curve[3]["accuracy_ci95"] is None
+
+
+def test_holding_back_raises_the_accuracy_of_an_honest_model_to_its_threshold_and_more():
+    probabilities, y_true = drawn(1.0)
+    curve = coverage_curve(probabilities, y_true)
+    assert [entry["threshold"] for entry in curve] == sorted(entry["threshold"] for entry in curve)
+    assert curve[0]["coverage"] == 1.0
+    for entry in curve:
+        assert entry["n"] == 0 or entry["accuracy_ci95"][1] > entry["threshold"]
+        if entry["uncertain_accuracy"] is not None and entry["coverage"] < 0.9:
+            assert entry["uncertain_accuracy"] < entry["threshold"] + 0.03

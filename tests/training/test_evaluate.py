@@ -23,6 +23,8 @@ FILES = {
     "roc.png",
     "precision_recall.png",
     "reliability.png",
+    "coverage.csv",
+    "coverage.png",
     "worst_mistakes.png",
 }
 
@@ -48,6 +50,18 @@ def test_figures_of_best_and_final_follow_from_the_predictions_written(evaluated
         assert entry["macro_f1"] == pytest.approx(f1_score(table["true"], table["predicted"], average="macro"))
         assert entry["confusion"] == confusion_matrix(table["true"], table["predicted"], labels=list(LABELS)).tolist()
         assert entry["accuracy_ci95"][0] < entry["accuracy"] < entry["accuracy_ci95"][1]
+
+
+def test_coverage_is_that_of_the_predictions_with_their_temperature(evaluated):
+    result, out = evaluated
+    entry = result["models"]["best"]
+    table = pd.read_csv(out / "best" / "predictions.csv")
+    powers = table[[f"p_{label}" for label in LABELS]].to_numpy() ** (1 / entry["temperature"])
+    sure = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1) >= 0.5
+    line = pd.read_csv(out / "best" / "coverage.csv").set_index("threshold").loc[0.5]
+    assert line["coverage"] == pytest.approx(sure.mean(), abs=0.015)  # predictions.csv has six decimals
+    assert line["accuracy"] == pytest.approx((table["true"] == table["predicted"])[sure].mean(), abs=0.015)
+    assert entry["coverage"][0]["accuracy"] == pytest.approx(entry["accuracy"])
 
 
 def test_model_has_learned_what_the_bands_say(evaluated):

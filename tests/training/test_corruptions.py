@@ -1,0 +1,133 @@
+"""The command on a real, tiny model: its figures recomputed from pictures that were corrupted by other means."""
+
+import json
+from functools import partial
+
+import commandline
+import numpy as np
+import pandas as pd
+import pytest
+from bands import LABELS, SIZE
+from PIL import Image, ImageFilter
+
+from fer_keras.data.corruptions import CORRUPTIONS
+from fer_keras.data.dataset import FaceDataset
+from fer_keras.errors import ConfigError
+from fer_keras.models.exported import load_exported
+from training.corruptions import main, parse_corruptions
+
+refused = partial(commandline.refused, main)
+
+
+@pytest.fixture(scope="module")
+def reported(trained, tmp_path_factory):
+    """All kinds and one more level, on the exported model and the run that it is from: what was written, and printed."""
+    out = tmp_path_factory.mktemp("corrupted") / "out"
+    words = ["--model", str(trained.exported), "--model", str(trained.two), "--data", str(trained.data), "--out", str(out)]
+    assert main(words) == 0
+    return json.loads((out / "corruptions.json").read_text()), out
+
+
+def test_every_kind_and_level_is_there_for_every_model(reported):
+    result, _ = reported
+    assert (result["protocol"], result["split"], result["n"], result["seed"]) == ("label", "test", 84, 0)
+    expected = [("none", None), *((kind, level) for kind, each in CORRUPTIONS.items() for level in each.levels)]
+    assert list(result["models"]) == ["bands-cnn", "two"]
+    for entries in result["models"].values():
+        assert [(entry["corruption"], entry["level"]) for entry in entries] == expected
+        assert entries[0]["difference"] is None and entries[0]["meaning"] == "as they are"
+
+
+def test_figures_are_those_of_the_model_on_faces_blurred_by_pillow(trained, reported):
+    dataset = FaceDataset.load(trained.data)
+    rows = np.flatnonzero(dataset.manifest["split"] == "test")
+    truth = dataset.manifest["label"].to_numpy()[rows]
+    model = load_exported(trained.exported)
+
+    def right(faces):
+        names = np.array(LABELS)[model.predict(faces).argmax(axis=1)]
+        return names == truth
+
+    entries = {(entry["corruption"], entry["level"]): entry for entry in reported[0]["models"]["bands-cnn"]}
+    clean = right(dataset.faces[rows])
+    assert entries["none", None]["accuracy"] == pytest.approx(clean.mean())
+    # Pillow's Gaussian is a threefold box: near enough that hardly a decision differs.
+    pictures = [Image.fromarray(face[..., 0]).filter(ImageFilter.GaussianBlur(0.04 * SIZE)) for face in dataset.faces[rows]]
+    blurred = right(np.stack([np.asarray(picture)[..., None] for picture in pictures]))
+    entry = entries["blur", 0.04]
+    assert entry["accuracy"] == pytest.approx(blurred.mean(), abs=0.05)
+    assert entry["difference"] == pytest.approx(entry["accuracy"] - clean.mean())
+    low, high = entry["difference_ci95"]
+    assert low <= entry["difference"] <= high and high - low < 0.4
+    assert entry["accuracy_ci95"][0] < entry["accuracy"] < entry["accuracy_ci95"][1]
+
+
+def test_a_box_that_shows_the_band_elsewhere_costs_this_model(reported):
+    # The band's thickness tells the label: a box larger by a fifth makes bands of one label look like another's.
+    entries = {(entry["corruption"], entry["level"]): entry for entry in reported[0]["models"]["bands-cnn"]}
+    assert entries["none", None]["accuracy"] > 0.6
+    assert min(entry["difference"] for key, entry in entries.items() if key[1] is not None) < -0.05
+
+
+def test_table_page_and_plot_are_written(reported):
+    result, out = reported
+    assert {entry.name for entry in out.iterdir()} == {"corruptions.json", "corruptions.csv", "corruptions.png", "report.html"}
+    table = pd.read_csv(out / "corruptions.csv", keep_default_na=False, na_values=[""])
+    assert len(table) == sum(map(len, result["models"].values()))
+    line = table[(table["model"] == "two") & (table["corruption"] == "roll") & (table["level"] == 20)].iloc[0]
+    entry = next(entry for entry in result["models"]["two"] if entry["corruption"] == "roll" and entry["level"] == 20)
+    assert line["accuracy"] == pytest.approx(entry["accuracy"])
+    assert (line["difference_low"], line["difference_high"]) == pytest.approx(tuple(entry["difference_ci95"]))
+    page = (out / "report.html").read_text()
+    assert "head turned by 20 degrees" in page and "Newcombe" in page and "data:image/png" in page
+    assert np.asarray(Image.open(out / "corruptions.png").convert("L")).std() > 10
+
+
+def test_the_same_seed_gives_the_same_figures_and_faces_can_be_chosen(trained, here, capsys):
+    words = ["--model", trained.one, "--corruptions", "noise=0.3,dark", "--split", "validation", "--json"]
+    for name in ("a.json", "b.json"):
+        code, lines, _ = commandline.run(main, capsys, *words, name, "--out", here / "out", "--batch-size", 7)
+        assert code == 0
+    first, second = (json.loads((here / name).read_text()) for name in ("a.json", "b.json"))
+    assert first == second
+    assert [(entry["corruption"], entry["level"]) for entry in first["models"]["one"]] == [
+        ("none", None),
+        ("noise", 0.3),
+        *(("dark", level) for level in CORRUPTIONS["dark"].levels),
+    ]
+    assert "48 validation faces" in lines[0]
+    assert "model" not in lines[1].split()  # one model needs no column for its name
+
+
+def test_a_report_of_a_run_goes_into_the_run(trained, here, capsys):
+    code, lines, _ = commandline.run(main, capsys, "--model", trained.two, "--corruptions", "tight=0.05")
+    assert code == 0
+    assert lines[-1] == f"written: {trained.two / 'corruptions-test-label' / 'report.html'}"
+
+
+def test_words_are_read_as_kinds_with_their_levels():
+    assert parse_corruptions(["blur", "small=36", "24", "16"]) == {"blur": CORRUPTIONS["blur"].levels, "small": (36, 24, 16)}
+    assert parse_corruptions([]) == {kind: each.levels for kind, each in CORRUPTIONS.items()}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["fog"], "unknown corruption 'fog'; choose from blur"),
+        (["36"], "can't read '36'; expected NAME or NAME=LEVEL"),
+        (["blur=wide"], "can't read 'blur=wide'"),
+        (["jpeg=300"], "jpeg takes a level from 1 to 95, got 300"),
+    ],
+)
+def test_words_that_make_no_sense_are_refused(words, told):
+    with pytest.raises(ConfigError, match=told):
+        parse_corruptions(words)
+
+
+def test_bad_input_is_one_line(trained, here, capsys):
+    assert "name a prepared data set with --data" in refused(capsys, "--model", trained.exported)
+    assert "there is no model missing" in refused(capsys, "--model", "missing", "--data", trained.data)
+    assert "a seed is 0 or more" in refused(capsys, "--model", trained.one, "--seed", "-1")
+    assert "unknown corruption" in refused(capsys, "--model", trained.one, "--corruptions", "rain")
+    assert "named twice" in refused(capsys, "--model", trained.one, trained.one)
+    assert not list(here.iterdir())
