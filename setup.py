@@ -47,7 +47,7 @@ setup(
             "pyarrow>=17,<27",
             "gunicorn>=23,<28",
             "pytest>=8,<10",
-            "pytest-xdist>=3.5,<4",
+            "pytest-xdist>=3.7,<4",
             "requests>=2.32,<3",
             "ruff>=0.9,<1",
             "schemathesis>=4,<5",  # throws what the API description allows, and what not, at the running server

@@ -4,6 +4,32 @@ import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+#: Files that take half a minute and more, the longest first. Two processes share the files; a long one that is begun last
+#: keeps one of them busy for minutes while the other has nothing left to do.
+LONGEST_FIRST = (
+    "test_two_phases.py",
+    "test_contract.py",
+    "test_loop.py",
+    "test_kfold.py",
+    "test_densenet.py",
+    "test_balancing.py",
+    "test_features.py",
+    "test_mitigate.py",
+    "test_several_devices.py",
+    "test_bias.py",
+    "test_train.py",
+    "test_corruptions.py",
+    "test_ensemble_command.py",
+    "test_page.py",
+    "test_evaluate.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The long files first; see LONGEST_FIRST."""
+    order = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
 
 @pytest.fixture(scope="session")
 def shared_dir():

@@ -340,6 +340,12 @@ class _Training:
                 steps_per_execution=at_once,
             )
             net.optimizer.build(net.trainable_variables)
+        if self.strategy.num_replicas_in_sync == 1:
+            # Metrics too have variables. Made by the first step of `fit` they would have it traced twice, which for a DenseNet
+            # takes longer than many an epoch. (With several replicas Keras makes them itself.)
+            like = self.train_targets[:1]
+            net.compute_metrics(None, like, np.zeros((1, net.output_shape[-1]), np.float32))
+            net.reset_metrics()
         if shared:
             self.features.keep_compiled(key)
 

@@ -26,6 +26,17 @@ def unbroken(dataset, tmp_path_factory):
     return fit(dataset, tmp_path_factory.mktemp("runs") / "unbroken", **TINY)
 
 
+@pytest.mark.parametrize("classes_as", ["one-hot", "sparse"])
+def test_a_training_step_is_traced_once(dataset, tmp_path, monkeypatch, classes_as):
+    """TensorFlow traces a step anew where the first time made variables, which for a large network takes a minute."""
+    import keras
+
+    traced, step = [], keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda self, data: (traced.append(self), step(self, data))[1])
+    fit(dataset, tmp_path / "once", **{**TINY, "epochs": 2, "encoding": classes_as})
+    assert len(traced) == 1
+
+
 def test_a_run_leaves_what_the_contract_names(unbroken):
     run, result = unbroken
     names = {path.name for path in run.path.iterdir()}
