@@ -18,7 +18,7 @@ LONGEST_FIRST = (
     "test_several_devices.py",
     "test_bias.py",
     "test_train.py",
-    "test_corruptions.py",
+    "test_corruptions_command.py",
     "test_ensemble_command.py",
     "test_page.py",
     "test_evaluate.py",
