@@ -42,7 +42,7 @@ class Plan:
 
     settings: those of the members to train, resolved but for the seed of each. members: how many to train. join: paths of
     runs and exported models. combine: what is exported. protocol: how faces get their true labels; None: as usual for the data.
-    data: the data set.
+    data: the data set. mirror: members answer for each face and its mirror image.
     """
 
     settings: dict[str, Any]
@@ -51,6 +51,7 @@ class Plan:
     combine: str
     protocol: str | None
     data: str
+    mirror: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,11 +198,12 @@ class Answers:
 
 
 def ask_members(
-    members: Sequence[Member], labels: Sequence[str], dataset: FaceDataset, faces: Faces
+    members: Sequence[Member], labels: Sequence[str], dataset: FaceDataset, faces: Faces, mirror: bool = False
 ) -> tuple[Answers, list[int]]:
     """The answers of all members, and how many weights each has.
 
     A member whose input is smaller than the ensemble's is asked twice: the ensemble resizes a face for it from its own size.
+    mirror: the ensemble asks for a face and its mirror image; a single member is judged by the face alone all the same.
     """
     image_size, channels = input_of([member.spec for member in members])
     same = faces.rows is faces.fit_rows
@@ -217,6 +219,9 @@ def ask_members(
         if (model.image_size, model.channels) != (image_size, channels):
             forward = lambda batch, model=model: model.forward(scoring.fitted(batch, model))  # noqa: E731
             fed = dataclasses.replace(model, image_size=image_size, channels=channels, forward=forward)
+        if mirror:
+            both = lambda batch, ask=fed.forward: (ask(batch) + ask(np.ascontiguousarray(batch[:, :, ::-1]))) / 2  # noqa: E731
+            fed = dataclasses.replace(fed, forward=both)
         score.append(ask(fed, faces.rows))
         fit.append(score[-1] if same else ask(fed, faces.fit_rows))
         single.append(score[-1] if fed is model else ask(model, faces.rows))
@@ -264,7 +269,7 @@ def combine_members(members: Sequence[Member], dataset: FaceDataset, plan: Plan,
         raise TrainingError(f"no member is left of {len(dropped)}; lower the learning rate (now {settings.lr:g})")
     labels = common_labels({member.name: member.labels for member in members})
     faces = choose_faces(members, dataset, plan.protocol, settings.seed)
-    answers, parameters = ask_members(members, labels, dataset, faces)
+    answers, parameters = ask_members(members, labels, dataset, faces, plan.mirror)
     judged = answers.fit if len(faces.fit_rows) else answers.score
     idle = [index for index in range(len(members)) if ensemble.learned_nothing(judged[index])]
     for index in idle:
@@ -280,7 +285,7 @@ def combine_members(members: Sequence[Member], dataset: FaceDataset, plan: Plan,
             )
         members = [members[index] for index in kept]
         faces = choose_faces(members, dataset, plan.protocol, settings.seed)
-        answers, parameters = ask_members(members, labels, dataset, faces)
+        answers, parameters = ask_members(members, labels, dataset, faces, plan.mirror)
     elif len(members) < 2:
         raise TrainingError(f"1 member is left ({members[0].name}), an ensemble needs two; train more, or --join other models")
 
@@ -369,6 +374,10 @@ def _figures(
     notes = list(faces.notes)
     if any((member.spec.image_size, member.spec.channels) != input_of([one.spec for one in members]) for member in members):
         notes.append("members take pictures of different size or colour; the ensemble takes the largest and fits them inside")
+    if plan.mirror:
+        notes.append(
+            "the ensemble asks its members for each face and its mirror image; single members are judged by the face alone"
+        )
     notes.append(
         f"the best member ({members[best].name}) is the best on these very faces, which flatters it and not the ensemble; "
         f"{plan.combine} is exported because it was asked for, not because of these figures"
@@ -392,6 +401,7 @@ def _figures(
         "data": {"name": dataset.name, "path": str(dataset.path), "fingerprint": dataset.fingerprint},
         "seed": plan.settings["seed"],
         "combine": plan.combine,
+        "mirror": plan.mirror,
         "members": entries,
         "best_member": members[best].name,
         "combinations": ways,
@@ -447,6 +457,7 @@ def _export(
         [member.labels for member in inside],
         plan.combine,
         None if shares is None else shares[used],
+        plan.mirror,
     )
     described = [
         {

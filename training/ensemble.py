@@ -54,6 +54,9 @@ def build_parser() -> cli.CommandParser:
         default="mean",
         help="how the exported ensemble combines them (default %(default)s); the report has all",
     )
+    parser.add_argument(
+        "--mirror", action="store_true", help="members answer for a face and its mirror image, the mean counts; twice the time"
+    )
     parser.add_argument("--protocol", choices=targets.PROTOCOLS, help="how a face gets its true label; default: as in evaluate")
     parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; flags win")
     parser.add_argument("--resume", metavar="OUT", help="go on with an ensemble that was stopped or killed")
@@ -68,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     if args.resume:
-        own = [name for name in ("members", "join", "protocol", "config") if getattr(args, name)]
+        own = [name for name in ("members", "join", "protocol", "config", "mirror") if getattr(args, name)]
         if given := [*config.given_settings(args), *own]:
             raise ConfigError(
                 f"--resume goes on with the settings of the ensemble; leave out --{given[0].replace('_', '-')} "
@@ -132,7 +135,7 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
         raise ConfigError(f"{out} exists already; choose another --out, or go on with it: --resume {out}")
     settings = dataclasses.replace(settings, export=named, out=str(out))
     paths = [str(member.path.resolve()) for member in joined]
-    plan = Plan(settings.to_dict(), count, paths, args.combine, args.protocol, str(dataset.path.resolve()))
+    plan = Plan(settings.to_dict(), count, paths, args.combine, args.protocol, str(dataset.path.resolve()), args.mirror)
     _check_fit(plan, joined, dataset)
     out.mkdir(parents=True, exist_ok=True)
     description = {**dataclasses.asdict(plan), "fingerprint": dataset.fingerprint, "failed": {}}
@@ -157,7 +160,7 @@ def _read_plan(out: Path) -> Plan:
             f"{out} is not the folder of an ensemble: it lacks ensemble.json; training.ensemble prints where it writes"
         )
     values = read_json(out / "ensemble.json")
-    return Plan(**{item.name: values[item.name] for item in dataclasses.fields(Plan)})
+    return Plan(**{item.name: values[item.name] for item in dataclasses.fields(Plan) if item.name in values})
 
 
 def _same_dataset(plan: Plan, out: Path) -> FaceDataset:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.errors import ConfigError, FerError, ModelError
-from fer_keras.models.registry import ModelSpec, Option, one_of, register
+from fer_keras.models.registry import ModelSpec, Option, flag, one_of, register
 
 if TYPE_CHECKING:
     import keras
@@ -60,6 +60,7 @@ OPTIONS = {
     "members": Option([], _members, "spec and label order of each member"),
     "combine": Option("mean", one_of(*COMBINATIONS), "how what the members say becomes one answer"),
     "weights": Option([], _weights, "weight of each member, sum 1; equal ones for mean and vote"),
+    "mirror": Option(False, flag, "each member answers for the face and its mirror image, and the mean of both counts"),
 }
 
 
@@ -105,11 +106,16 @@ def input_of(specs: Sequence[ModelSpec]) -> tuple[int, int]:
 
 
 def ensemble_spec(
-    specs: Sequence[ModelSpec], labels: Sequence[Sequence[str]], combine: str, weights: Sequence[float] | None = None
+    specs: Sequence[ModelSpec],
+    labels: Sequence[Sequence[str]],
+    combine: str,
+    weights: Sequence[float] | None = None,
+    mirror: bool = False,
 ) -> ModelSpec:
     """The spec of an ensemble; its labels are those of the first member, in that order.
 
     specs, labels: of each member. weights: of each member, 0 or more, normalised here; needed for "weighted" and "greedy".
+    mirror: each member answers for the face and its mirror image, at twice the cost, and the mean of both counts.
     Raises ModelError where labels differ, ConfigError where the combination does not fit.
     """
     wanted = common_labels(
@@ -123,6 +129,7 @@ def ensemble_spec(
         "members": [{"spec": spec.to_dict(), "order": label_order(wanted, one)} for spec, one in zip(specs, labels, strict=True)],
         "combine": combine,
         "weights": (shares / shares.sum()).tolist(),
+        "mirror": mirror,
     }
     return ModelSpec("ensemble", len(wanted), image_size, channels, options)
 
@@ -146,12 +153,13 @@ def build(spec: ModelSpec) -> keras.Model:
 
     precision = keras.config.dtype_policy().name
     pixels = keras.Input((spec.image_size, spec.image_size, spec.channels), dtype="float32", name="pixels")
+    views = [pixels, ops.flip(pixels, axis=2)] if spec.options["mirror"] else [pixels]
     answers = []
     for index, member in enumerate(spec.options["members"], start=1):
         inner = ModelSpec.from_dict(member["spec"])
         network = inner.build(seed=index, precision=precision)
         network.name = f"member_{index}"
-        answer = network(_fitted(pixels, spec, inner))
+        answer = sum(network(_fitted(view, spec, inner)) for view in views) / len(views)
         answers.append(answer if member["order"] is None else ops.take(answer, member["order"], axis=-1))
     return keras.Model(pixels, _combined(answers, spec), name=spec.name)
 

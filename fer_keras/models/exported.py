@@ -487,7 +487,8 @@ def _architecture(metadata: Mapping[str, Any]) -> str:
     spec = metadata["spec"]
     if spec["name"] != "ensemble":
         return f"{spec['name']}, {json.dumps(spec['options'])}"
-    return f"{len(spec['options']['members'])} models as one, combined by {spec['options']['combine']}"
+    both = ", each on the face and its mirror image" if spec["options"].get("mirror") else ""
+    return f"{len(spec['options']['members'])} models as one, combined by {spec['options']['combine']}{both}"
 
 
 def _members(members: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -31,8 +31,8 @@ class Built:
         self.output = np.asarray(self.model(self.faces.astype(np.float32)))
 
 
-# Building, tracing and saving a DenseNet takes many seconds, so each is tested in one colour, and the largest is neither saved
-# nor the middle one exported; the three share their code.
+# Building, tracing and saving a DenseNet takes many seconds, so each is tested in one colour, one of the larger two is saved and
+# the other exported; the three share their code.
 ONE_COLOUR = {"densenet121": 1, "densenet169": 3, "densenet201": 1}
 CASES = [
     pytest.param(
@@ -69,7 +69,7 @@ class TestContract:
         assert np.isfinite(built.output).all()
         np.testing.assert_allclose(built.output.sum(1), 1, atol=1e-5)
 
-    @pytest.mark.parametrize("built", without("densenet201"), indirect=True)
+    @pytest.mark.parametrize("built", without("densenet169"), indirect=True)
     def test_weights_saved_and_loaded_give_the_same_output(self, built, tmp_path):
         built.model.save_weights(tmp_path / "model.weights.h5")
         # The spec goes through JSON, as in a run folder, and another seed gives other weights to be replaced.
@@ -79,7 +79,7 @@ class TestContract:
         again.load_weights(tmp_path / "model.weights.h5")
         np.testing.assert_array_equal(np.asarray(again(built.faces.astype(np.float32))), built.output)
 
-    @pytest.mark.parametrize("built", without("densenet169"), indirect=True)
+    @pytest.mark.parametrize("built", without("densenet201"), indirect=True)
     def test_exported_model_gives_the_same_output_on_the_same_pixels(self, built, tmp_path):
         path = export_model(built.model, built.spec, tmp_path / "model", {"labels": LABELS, "trained_on": "noise"})
         np.testing.assert_allclose(load_exported(path).predict(built.faces, batch_size=3), built.output, atol=1e-5)

@@ -39,6 +39,10 @@ def faces():
 
 @pytest.fixture(scope="module")
 def answers(members, faces):
+    return ask(members, faces)
+
+
+def ask(members, faces):
     """What each member says by itself, in the order of LABELS: float (3, 12, 3)."""
     told = []
     for model, (spec, labels) in zip(members, MEMBERS, strict=True):
@@ -101,6 +105,23 @@ def test_openvino_takes_the_same_folder(exported, faces):
     name, predict = open_runtime(path, read_metadata(path), "openvino")  # compares itself with TensorFlow
     assert name == "openvino"
     np.testing.assert_allclose(predict(faces), load_exported(path).predict(faces), atol=1e-4)
+
+
+def test_with_mirror_each_member_answers_for_both_sides(members, faces, tmp_path):
+    pytest.importorskip("openvino")
+    from fer_keras.inference.runtimes import open_runtime
+
+    shares = [3.0, 1.0, 4.0]
+    spec = ensemble_spec([spec for spec, _ in MEMBERS], [labels for _, labels in MEMBERS], "weighted", shares, mirror=True)
+    path = export_model(assemble(spec, members), spec, tmp_path / "both", {"labels": LABELS, "trained_on": "nothing"})
+    mirrored = np.stack([np.fliplr(face) for face in faces])
+    expected = by_hand((ask(members, faces) + ask(members, mirrored)) / 2, "weighted", shares)
+    said = load_exported(path).predict(faces)
+    np.testing.assert_allclose(said, expected, atol=2e-3)
+    np.testing.assert_allclose(load_exported(path).predict(mirrored), said, atol=1e-3)
+    assert np.abs(said - by_hand(ask(members, faces), "weighted", shares)).max() > 0.005  # the other side says something else
+    np.testing.assert_allclose(open_runtime(path, read_metadata(path), "openvino")[1](faces), said, atol=1e-4)
+    assert "each on the face and its mirror image" in (path / "README.md").read_text()
 
 
 def test_the_model_card_lists_the_members_instead_of_their_specs(exported):

@@ -64,14 +64,17 @@ def result_of(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
-def by_hand(here, split="test"):
-    """Probabilities of both members and the true labels, from the weights on disk: float (2, n, 3), int (n,)."""
+def by_hand(here, split="test", side=1):
+    """Probabilities of both members and the true labels, from the weights on disk: float (2, n, 3), int (n,).
+
+    side: 1 for the faces as they are, -1 for their mirror images.
+    """
     from fer_keras.data.dataset import FaceDataset
     from training.run_folder import RunFolder
 
     dataset = FaceDataset.load(here / "bands")
     rows = dataset.rows(split)
-    pixels = dataset.faces[rows].astype(np.float32)
+    pixels = dataset.faces[rows][:, :, ::side].astype(np.float32)
     runs = [RunFolder.open(here / f"runs/pair/member-0{number}") for number in (1, 2)]
     return np.stack([np.asarray(run.load_model("best")(pixels)) for run in runs]), dataset.label_indices[rows]
 
@@ -208,6 +211,22 @@ def test_runs_exported_models_and_whole_ensembles_join_and_idle_ones_are_dropped
     metadata = json.loads((inside / "saved_models/four/metadata.json").read_text())
     assert metadata["combine"] == "vote"
     assert metadata["spec"]["options"]["members"][2]["spec"]["name"] == "ensemble"
+
+
+def test_with_mirror_the_ensemble_answers_for_both_sides_and_single_members_for_one(inside):
+    from fer_keras.data.dataset import FaceDataset
+    from fer_keras.models.exported import load_exported
+
+    words = ["--join", "runs/pair", "--mirror", "--out", "runs/both-sides", "--export", "both-sides"]
+    assert ensemble.main(words) == 0
+    result, (told, truth), (mirrored, _) = result_of(inside / "runs/both-sides"), by_hand(inside), by_hand(inside, side=-1)
+    assert [one["accuracy"] for one in result["members"]] == pytest.approx(list((told.argmax(axis=-1) == truth).mean(axis=1)))
+    expected = (told + mirrored).mean(axis=0) / 2
+    assert result["combinations"]["mean"]["accuracy"] == pytest.approx((expected.argmax(axis=1) == truth).mean())
+    assert any("mirror image" in note for note in result["notes"])
+    dataset = FaceDataset.load(inside / "bands")
+    said = load_exported(inside / "saved_models/both-sides").predict(dataset.faces[dataset.rows("test")])
+    np.testing.assert_allclose(said, expected, atol=1e-5)
 
 
 def test_folds_join_and_faces_that_one_was_trained_on_are_left_out(inside):
