@@ -46,6 +46,9 @@ def main() -> None:
     import_tensorflow()
     dataset = FaceDataset.load(args.data)
     rows = dataset.rows(args.split)
+    if not len(rows):
+        raise SystemExit(f"{args.data} has no {args.split} faces")
+    load_exported(args.model[0])  # TensorFlow's own first use is not part of any model's loading
     for path in map(Path, args.model):
         metadata, size = read_metadata(path), sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         start = time.perf_counter()
@@ -56,7 +59,7 @@ def main() -> None:
         for begin in range(0, len(rows), 64):
             pixels = fitted(dataset.faces[rows[begin : begin + 64]], model)
             first, second = (predict(pixels) for predict in calls.values())
-            largest = max(largest, float(np.abs(first - second).max()))
+            largest = float(np.maximum(largest, np.abs(first - second).max()))  # NaN stays NaN
             differing += int((first.argmax(axis=1) != second.argmax(axis=1)).sum())
         took = median_ms(calls, fitted(dataset.faces[rows[:FACES]], model))
         times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in took.items())

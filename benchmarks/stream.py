@@ -210,23 +210,26 @@ class Viewer(threading.Thread):
     def run(self) -> None:
         """Read until told to stop, or until the server ends."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
-            client.sendall(b"GET /api/stream/video HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            version = b"1.1" if self.decodes else b"1.0"  # an answer by 1.0 is not cut into chunks
+            client.sendall(b"GET /api/stream/video HTTP/" + version + b"\r\nHost: localhost\r\n\r\n")
             self.decode(client) if self.decodes else self.count(client)
 
     def count(self, client: socket.socket) -> None:
         """Note when each picture is there whole; its bytes are dropped by the kernel, uncopied (Linux's MSG_TRUNC)."""
-        scratch = bytearray(1 << 22)
+        client.settimeout(None)  # with a timeout MSG_WAITALL does not wait
+        scratch, after = bytearray(1 << 22), len(b"\r\n--frame\r\n")
         begins = client.recv(1 << 10, socket.MSG_PEEK).find(b"\r\n\r\n") + 4
         client.recv_into(scratch, begins, socket.MSG_WAITALL)  # the answer's own head
         while not self.stop.is_set():
             head = client.recv(1 << 10, socket.MSG_PEEK)
             if not head:
                 return
-            start, length = head.find(b"\r\n\r\n"), head.find(b"Content-Length: ")
-            if start < 0 or length < 0:
+            length = head.find(b"Content-Length: ")
+            start = head.find(b"\r\n\r\n", max(length, 0))
+            if length < 0 or start < 0:
                 time.sleep(0.001)  # the head of a part is not there whole yet
                 continue
-            whole = start + 4 + int(head[length + 16 : head.index(b"\r\n", length)]) + 2
+            whole = start + 4 + int(head[length + 16 : head.index(b"\r\n", length)]) + after
             client.recv_into(scratch, whole, socket.MSG_WAITALL | socket.MSG_TRUNC)
             self.seen.append((time.time(), float("nan")))
 

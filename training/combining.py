@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ class Member:
         if self.spec.name == "random_cnn":
             return f"random_cnn: {describe(options)}"
         if self.spec.name == "ensemble":
-            return f"ensemble of {len(options['members'])} by {options['combine']}"
+            return f"ensemble of {len(options['members'])} by {options['combine']}{', mirrored' if options['mirror'] else ''}"
         told = [f"{key} {options[key]}" for key in ("preset", "layers", "input_size") if options.get(key) is not None]
         return f"{self.spec.name}{': ' if told else ''}{', '.join(told)}"
 
@@ -220,8 +220,7 @@ def ask_members(
             forward = lambda batch, model=model: model.forward(scoring.fitted(batch, model))  # noqa: E731
             fed = dataclasses.replace(model, image_size=image_size, channels=channels, forward=forward)
         if mirror:
-            both = lambda batch, ask=fed.forward: (ask(batch) + ask(np.ascontiguousarray(batch[:, :, ::-1]))) / 2  # noqa: E731
-            fed = dataclasses.replace(fed, forward=both)
+            fed = dataclasses.replace(fed, forward=_for_both_sides(fed))
         score.append(ask(fed, faces.rows))
         fit.append(score[-1] if same else ask(fed, faces.fit_rows))
         single.append(score[-1] if fed is model else ask(model, faces.rows))
@@ -229,6 +228,11 @@ def ask_members(
         if not np.isfinite(score[-1]).all():
             raise ModelError(f"{member.name} gives no finite probabilities; its training has failed, leave it out")
     return Answers(np.stack(fit), np.stack(score), np.stack(single)), parameters
+
+
+def _for_both_sides(model: ScoredModel) -> Callable[[np.ndarray], np.ndarray]:
+    """The model's answer for faces and their mirror images, the mean of both."""
+    return lambda faces: (model.forward(faces) + model.forward(np.ascontiguousarray(faces[:, :, ::-1]))) / 2
 
 
 def crossfitted(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +82,12 @@ def judge(
 
     faces = scoring.choose_faces(models, dataset, split, protocol)
     truths = [scoring.label_positions(model, faces) for model in models]
-    notes = [note for model in models for note in scoring.fit_notes(model, faces)]
+    notes = [*scoring.face_notes(faces, split), *(note for model in models for note in scoring.fit_notes(model, faces))]
+    notes += [
+        f"small {level:g} changes nothing: faces of {dataset.name} are {dataset.image_size} pixels"
+        for level in corruptions.get("small", ())
+        if level >= dataset.image_size
+    ]
     plan = [(CLEAN, None), *((kind, level) for kind, levels in corruptions.items() for level in levels)]
     scored: dict[str, list[dict[str, Any]]] = {model.key: [] for model in models}
     clean: dict[str, np.ndarray] = {}
@@ -247,7 +251,7 @@ def _command(args: argparse.Namespace) -> int:
     corruptions = parse_corruptions(cli.words(args.corruptions))
     dataset = scoring.common_dataset(scoring.runs_among(args.model), args.data)
     names = scoring.distinct_names(args.model)
-    models = [replace(scoring.open_model(path), key=name) for path, name in zip(args.model, names, strict=True)]
+    models = [scoring.open_model(path, name) for path, name in zip(args.model, names, strict=True)]
     result = judge(
         models, dataset, corruptions, split=args.split, protocol=args.protocol, seed=args.seed, batch_size=args.batch_size
     )

@@ -90,11 +90,7 @@ def evaluate(
 
     faces = scoring.choose_faces(models, dataset, split, protocol)
     truths = [scoring.label_positions(model, faces) for model in models]  # before anything is computed: these may not fit
-    notes = [note for model in models for note in scoring.fit_notes(model, faces)]
-    if split is None and faces.split != "test":
-        notes.append(
-            f"{dataset.name} has no test faces: these are its {faces.split} faces, by which the best epoch may have been chosen"
-        )
+    notes = [*(note for model in models for note in scoring.fit_notes(model, faces)), *scoring.face_notes(faces, split)]
     folder = Path(out) if out is not None else scoring.report_folder(models, faces, "evaluation")
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -219,7 +215,8 @@ def _model_html(folder: Path, entry: _Judged, faces: ScoredFaces) -> str:
             plots.plot_reliability(entry.probabilities, entry.truth, figures["temperature"]),
         ),
         "coverage.png": (
-            'accuracy of the answers that remain when those below a threshold of confidence are called "uncertain"',
+            'accuracy of the answers that remain when those below a threshold are called "uncertain"; the threshold is of '
+            "confidence after the temperature, where there is one, and serving calls it uncertain_below",
             plots.plot_coverage(figures["coverage"]),
         ),
     }
@@ -236,7 +233,8 @@ def _model_html(folder: Path, entry: _Judged, faces: ScoredFaces) -> str:
         caption = "" if name == "worst_mistakes.png" else alt[0].upper() + alt[1:]
         parts.append(report.image_html(plots.save_png(figure, folder / name), f"{entry.model.key}: {alt}", caption))
         if name == "coverage.png":
-            parts.append(report.table_html(coverage_frame(figures["coverage"])))
+            shown = coverage_frame(figures["coverage"])
+            parts.append(report.table_html(shown.rename(columns={"uncertain_accuracy": "accuracy of the uncertain"})))
     if len(worst):
         parts.append(report.table_html(_worst_frame(entry, faces, worst)))
     else:
@@ -286,10 +284,12 @@ def coverage_frame(curve: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """What `calibration.coverage_curve` gave as a table, the interval in two columns."""
     import pandas as pd
 
-    lines = [
-        {**entry, "low": (entry["accuracy_ci95"] or [None])[0], "high": (entry["accuracy_ci95"] or [None])[-1]} for entry in curve
-    ]
-    return pd.DataFrame(lines, columns=["threshold", "n", "coverage", "accuracy", "low", "high", "uncertain_accuracy"])
+    lines = []
+    for entry in curve:
+        low, high = entry["accuracy_ci95"] or (None, None)
+        lines.append({**entry, "accuracy_low": low, "accuracy_high": high})
+    columns = ["threshold", "n", "coverage", "accuracy", "accuracy_low", "accuracy_high", "uncertain_accuracy"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def summary_frame(result: dict[str, Any]) -> pd.DataFrame:

@@ -282,6 +282,15 @@ def label_positions(model: ScoredModel, faces: ScoredFaces) -> np.ndarray:
     return lookup[faces.truth]
 
 
+def face_notes(faces: ScoredFaces, split: str | None) -> list[str]:
+    """What a reader should know about the faces. split: what was asked for; None: nothing was."""
+    if split is not None or faces.split == "test":
+        return []
+    return [
+        f"{faces.dataset.name} has no test faces: these are its {faces.split} faces, by which the best epoch may have been chosen"
+    ]
+
+
 def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
     """What a reader should know about how a model and the faces fit, one sentence each."""
     dataset, notes = faces.dataset, []

@@ -1,7 +1,8 @@
 """What cameras and detectors do to a face: blur, noise, little light, JPEG, few pixels, a tilted head, a box that does not sit.
 
 The kinds follow Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261, with those added that a face detector causes.
-Only the crop is at hand: where a turned or shifted face shows what was outside, the pixels at the border are repeated.
+Only the crop is at hand: where a turned or shifted face shows what was outside, the pixels at the border are repeated, and
+brightness is what the pixels say, which a camera's gamma curve has already changed.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ WHITE_PHOTONS = 1000
 
 @dataclass(frozen=True)
 class Corruption:
-    """One kind. meaning: what a level says, with {level}. levels: the usual ones, from mild to strong. lowest, highest: what a
-    level may be. apply(face uint8 (h, w, c), level, random) -> uint8 (h, w, c)."""
+    """One kind.
+
+    meaning: what a level says, with {level}. levels: the usual ones, from mild to strong. lowest, highest: what a level may be.
+    apply(face uint8 (h, w, c), level, random) -> uint8 (h, w, c). whole: levels are whole numbers.
+    """
 
     meaning: str
     levels: tuple[float, ...]
     lowest: float
     highest: float
     apply: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+    whole: bool = False
 
     def describe(self, level: float) -> str:
         """What this level does, in words."""
@@ -40,7 +45,7 @@ def _blur(face: np.ndarray, level: float, random: np.random.Generator) -> np.nda
     from scipy.ndimage import gaussian_filter
 
     sigma = level * face.shape[0]
-    return gaussian_filter(face, (sigma, sigma, 0), mode="nearest")
+    return _pixels(gaussian_filter(face.astype(np.float32), (sigma, sigma, 0), mode="nearest"))
 
 
 def _noise(face: np.ndarray, level: float, random: np.random.Generator) -> np.ndarray:
@@ -105,10 +110,10 @@ def _pixels(values: np.ndarray) -> np.ndarray:
 CORRUPTIONS: dict[str, Corruption] = {
     "blur": Corruption("Gaussian blur, sigma {level} of the face's side", (0.02, 0.04), 0, 1, _blur),
     "noise": Corruption("Gaussian noise, standard deviation {level} of white", (0.05, 0.1), 0, 1, _noise),
-    "dark": Corruption("{level} of the light, with its shot noise", (0.5, 0.25, 0.1), 0.001, 1, _dark),
-    "jpeg": Corruption("JPEG of quality {level}", (50, 20, 10), 1, 95, _jpeg),
-    "small": Corruption("{level} pixels across, grown again", (36, 24), 2, 4096, _small),
-    "roll": Corruption("head turned by {level} degrees, left or right", (10, 20), 0, 180, _roll),
+    "dark": Corruption("{level} of the brightness, with its shot noise", (0.5, 0.25, 0.1), 0.001, 1, _dark),
+    "jpeg": Corruption("JPEG of quality {level}", (50, 20, 10), 1, 95, _jpeg, whole=True),
+    "small": Corruption("{level} pixels across, grown again", (36, 24), 2, 4096, _small, whole=True),
+    "roll": Corruption("face tilted by {level} degrees, to either side", (10, 20), 0, 180, _roll),
     "shift": Corruption("box shifted by {level} of its side, any direction", (0.05, 0.1), 0, 1, _shift),
     "loose": Corruption("box larger by {level}", (0.1, 0.2), 0, 4, _loose),
     "tight": Corruption("box smaller by {level}", (0.1, 0.2), 0, 0.9, _tight),
@@ -137,4 +142,6 @@ def check(kind: str, level: float) -> Corruption:
     corruption = CORRUPTIONS[kind]
     if not corruption.lowest <= level <= corruption.highest:
         raise ConfigError(f"{kind} takes a level from {corruption.lowest:g} to {corruption.highest:g}, got {level:g}")
+    if corruption.whole and level != round(level):
+        raise ConfigError(f"{kind} takes a whole number, got {level:g}")
     return corruption

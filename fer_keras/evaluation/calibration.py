@@ -98,7 +98,7 @@ def coverage_curve(
 ) -> list[dict[str, Any]]:
     """What is gained by calling every answer below a threshold of confidence uncertain, and how many answers remain.
 
-    The accuracy-rejection curve of Geifman and El-Yaniv 2017, https://arxiv.org/abs/1705.08500, at fixed thresholds.
+    The risk-coverage curve of Geifman and El-Yaniv 2017, https://arxiv.org/abs/1705.08500, told as accuracy at fixed thresholds.
     probabilities: float (n, k), rows sum to 1, calibrated where the threshold is used on calibrated ones. y_true: int (n,),
     0..k-1, n of 1 or more. One entry a threshold: threshold, n (answers at or above it), coverage (their share of all),
     accuracy and accuracy_ci95 (of those; None where there are none), uncertain_accuracy (of the others; None likewise).

@@ -159,7 +159,8 @@ def build(spec: ModelSpec) -> keras.Model:
         inner = ModelSpec.from_dict(member["spec"])
         network = inner.build(seed=index, precision=precision)
         network.name = f"member_{index}"
-        answer = sum(network(_fitted(view, spec, inner)) for view in views) / len(views)
+        told = [network(_fitted(view, spec, inner)) for view in views]
+        answer = told[0] if len(told) == 1 else (told[0] + told[1]) / 2
         answers.append(answer if member["order"] is None else ops.take(answer, member["order"], axis=-1))
     return keras.Model(pixels, _combined(answers, spec), name=spec.name)
 

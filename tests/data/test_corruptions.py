@@ -74,6 +74,10 @@ def test_blur_widens_a_spot_by_its_sigma():
     assert after**2 - before**2 == pytest.approx((0.05 * SIDE) ** 2, rel=0.08)
 
 
+def test_blur_keeps_the_mean_brightness(faces):
+    assert corrupt(faces, "blur", 0.04, np.arange(8)).mean() == pytest.approx(faces.mean(), abs=0.3)
+
+
 def test_noise_has_the_standard_deviation_asked_for():
     made = corrupt(flat(128, 20), "noise", 0.1, np.arange(20)).astype(float)
     assert made.mean() == pytest.approx(128, abs=1)
@@ -146,6 +150,7 @@ def test_no_face_gives_no_face():
         ("fog", 1, "unknown corruption 'fog'; choose from blur, noise"),
         ("jpeg", 0, "jpeg takes a level from 1 to 95, got 0"),
         ("tight", 1, "tight takes a level from 0 to 0.9, got 1"),
+        ("jpeg", 49.6, "jpeg takes a whole number, got 49.6"),
         ("noise", math.nan, "got nan"),
     ],
 )
