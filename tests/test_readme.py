@@ -42,7 +42,7 @@ def test_every_shipped_config_is_valid(config):
     TrainConfig.from_dict(read_config_file(config), origin=config.name).resolved()
 
 
-@pytest.mark.parametrize("name", ["ferplus-cnn", "drawn-densenet121"])
+@pytest.mark.parametrize("name", ["ferplus-cnn", "ferplus-ensemble", "drawn-densenet121"])
 def test_every_shipped_model_loads_and_answers(name):
     import numpy as np
 
