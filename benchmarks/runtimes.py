@@ -41,7 +41,7 @@ def main() -> None:
     from fer_keras.data.dataset import FaceDataset
     from fer_keras.inference.runtimes import open_runtime
     from fer_keras.models.exported import load_exported, read_metadata
-    from training.scoring import exported_model, fitted
+    from training.scoring import fitted
 
     import_tensorflow()
     dataset = FaceDataset.load(args.data)
@@ -52,10 +52,10 @@ def main() -> None:
     for path in map(Path, args.model):
         metadata, size = read_metadata(path), sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         start = time.perf_counter()
-        load_exported(path)
+        model = load_exported(path)
         loading = time.perf_counter() - start
         calls = {name: open_runtime(path, metadata, name)[1] for name in ("tensorflow", "openvino")}
-        model, largest, differing = exported_model(path), 0.0, 0
+        largest, differing = 0.0, 0
         for begin in range(0, len(rows), 64):
             pixels = fitted(dataset.faces[rows[begin : begin + 64]], model)
             first, second = (predict(pixels) for predict in calls.values())

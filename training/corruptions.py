@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,10 @@ import numpy as np
 from fer_keras import cli
 from fer_keras.cli import CommandParser
 from fer_keras.data.corruptions import CORRUPTIONS, check, corrupt
-from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError
 from fer_keras.files import write_json, write_whole
 from training import scoring
-from training.scoring import ScoredModel
+from training.scoring import ScoredFaces, ScoredModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,15 +64,14 @@ def _is_number(word: str) -> bool:
 
 def judge(
     models: Sequence[ScoredModel],
-    dataset: FaceDataset,
+    faces: ScoredFaces,
     corruptions: Mapping[str, Sequence[float]],
     *,
     split: str | None = None,
-    protocol: str | None = None,
     seed: int = 0,
     batch_size: int = scoring.BATCH_SIZE,
 ) -> dict[str, Any]:
-    """Score models on faces as they are and after each corruption.
+    """Score models on faces as they are and after each corruption. split: what was asked for, which the notes tell of.
 
     Returns {"protocol", "split", "n", "seed", "data", "notes", "models": {key: [{corruption, level, meaning, accuracy,
     accuracy_ci95, macro_f1, difference, difference_ci95}]}}; the first entry of a model is of the untouched faces
@@ -80,8 +79,8 @@ def judge(
     """
     from fer_keras.evaluation.classification import accuracy_difference_interval, classification_metrics
 
-    faces = scoring.choose_faces(models, dataset, split, protocol)
-    truths = [scoring.label_positions(model, faces) for model in models]
+    dataset = faces.dataset
+    truths = [scoring.label_positions(model, faces) for model in models]  # before anything is computed: these may not fit
     notes = [*scoring.face_notes(faces, split), *(note for model in models for note in scoring.fit_notes(model, faces))]
     notes += [
         f"small {level:g} changes nothing: faces of {dataset.name} are {dataset.image_size} pixels"
@@ -92,9 +91,10 @@ def judge(
     scored: dict[str, list[dict[str, Any]]] = {model.key: [] for model in models}
     clean: dict[str, np.ndarray] = {}
     for kind, level in plan:
+        change = None if level is None else partial(_corrupted, kind=kind, level=level, seed=seed)
         title = kind if level is None else f"{kind} {level:g}"
-        told = _probabilities(models, dataset, faces.rows, kind, level, seed, batch_size, title)
-        for model, truth, probabilities in zip(models, truths, told, strict=True):
+        for model, truth in zip(models, truths, strict=True):
+            probabilities = scoring.predict_rows(model, dataset, faces.rows, batch_size, change=change, title=title)
             figures = classification_metrics(truth, probabilities, model.labels, curves=False)
             correct = probabilities.argmax(axis=1) == truth
             entry = {
@@ -122,30 +122,8 @@ def judge(
     }
 
 
-def _probabilities(
-    models: Sequence[ScoredModel],
-    dataset: FaceDataset,
-    rows: np.ndarray,
-    kind: str,
-    level: float | None,
-    seed: int,
-    batch_size: int,
-    title: str,
-) -> list[np.ndarray]:
-    """float32 (len(rows), labels) of each model; a batch is corrupted once, for all of them."""
-    from tqdm import tqdm
-
-    told: list[list[np.ndarray]] = [[] for _ in models]
-    with tqdm(total=len(rows), desc=title, unit="face", disable=None, leave=False) as progress:
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            batch = dataset.faces[part]
-            if level is not None:
-                batch = corrupt(batch, kind, level, part, seed)
-            for model, parts in zip(models, told, strict=True):
-                parts.append(model.forward(scoring.fitted(batch, model)))
-            progress.update(len(part))
-    return [np.concatenate(parts) for parts in told]
+def _corrupted(faces: np.ndarray, rows: np.ndarray, kind: str, level: float, seed: int) -> np.ndarray:
+    return corrupt(faces, kind, level, rows, seed)
 
 
 def frame(result: Mapping[str, Any]) -> pd.DataFrame:
@@ -252,10 +230,8 @@ def _command(args: argparse.Namespace) -> int:
     dataset = scoring.common_dataset(scoring.runs_among(args.model), args.data)
     names = scoring.distinct_names(args.model)
     models = [scoring.open_model(path, name) for path, name in zip(args.model, names, strict=True)]
-    result = judge(
-        models, dataset, corruptions, split=args.split, protocol=args.protocol, seed=args.seed, batch_size=args.batch_size
-    )
     faces = scoring.choose_faces(models, dataset, args.split, args.protocol)
+    result = judge(models, faces, corruptions, split=args.split, seed=args.seed, batch_size=args.batch_size)
     out = Path(args.out) if args.out else scoring.report_folder(models, faces, "corruptions")
     write(result, out)
     print(f"{result['n']} {result['split']} faces of {dataset.name}, protocol {result['protocol']}, seed {result['seed']}")

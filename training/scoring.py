@@ -308,17 +308,28 @@ def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
     return notes
 
 
-def predict_rows(model: ScoredModel, dataset: FaceDataset, rows: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
+def predict_rows(
+    model: ScoredModel,
+    dataset: FaceDataset,
+    rows: np.ndarray,
+    batch_size: int = BATCH_SIZE,
+    *,
+    change: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    title: str | None = None,
+) -> np.ndarray:
     """Probabilities of the faces on these lines of a data set: float32 (len(rows), len(model.labels)).
 
-    Faces are read batch by batch from the memory-mapped file: memory does not grow with the data.
+    change: what is done to faces first, (uint8 (n, h, w, c), their rows) -> uint8 of the same shape. title: of the progress bar;
+    None: the model's key. Faces are read batch by batch from the memory-mapped file: memory does not grow with the data.
     """
     from tqdm import tqdm
 
     probabilities = np.empty((len(rows), len(model.labels)), np.float32)
-    with tqdm(total=len(rows), desc=model.key, unit="face", disable=None, leave=False) as progress:
+    with tqdm(total=len(rows), desc=title or model.key, unit="face", disable=None, leave=False) as progress:
         for start in range(0, len(rows), batch_size):
-            batch = fitted(dataset.faces[rows[start : start + batch_size]], model)
+            part = rows[start : start + batch_size]
+            faces = dataset.faces[part]
+            batch = fitted(change(faces, part) if change else faces, model)
             probabilities[start : start + len(batch)] = model.forward(batch)
             progress.update(len(batch))
     return probabilities

@@ -61,13 +61,13 @@ def _jpeg(face: np.ndarray, level: float, random: np.random.Generator) -> np.nda
     from PIL import Image
 
     written = io.BytesIO()
-    Image.fromarray(face[:, :, 0] if face.shape[2] == 1 else face).save(written, "JPEG", quality=round(level))
+    Image.fromarray(face[:, :, 0] if face.shape[2] == 1 else face).save(written, "JPEG", quality=int(level))
     return np.asarray(Image.open(written)).reshape(face.shape)
 
 
 def _small(face: np.ndarray, level: float, random: np.random.Generator) -> np.ndarray:
     # Shrunk and grown as the recognizer grows a small face, which is not the same as a blur.
-    side = round(level)
+    side = int(level)
     return face if side >= face.shape[0] else resize(resize(face, side), face.shape[0])
 
 
