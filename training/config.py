@@ -125,6 +125,9 @@ class TrainConfig:
     brightness: float = _setting(0.2, "largest change of brightness, share of white", type=float)
     contrast: float = _setting(0.2, "largest change of contrast, share", type=float)
     erase: float = _setting(0.25, "largest erased square, share of the side", type=float)
+    dark: float = _setting(0.0, "most light that is missing, share, in half of them", type=float)
+    blur: float = _setting(0.0, "widest blur, sigma as a share of the side, in half of them", type=float)
+    noise: float = _setting(0.0, "strongest noise, standard deviation as a share of white, in half of them", type=float)
     # the rest
     seed: int = _setting(0, "seed of everything random", type=int)
     out: str | None = _setting(None, "run folder; default runs/TIME-ARCH", type=str)
@@ -215,6 +218,9 @@ class TrainConfig:
             brightness=self.brightness,
             contrast=self.contrast,
             erase=self.erase,
+            dark=self.dark,
+            blur=self.blur,
+            noise=self.noise,
         )
 
     def model_options(self) -> dict[str, Any]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fer_keras.data.pipeline import Augmentation
 
 BATCH = 256
+#: The parts of an Augmentation that new pictures are made by.
+STRENGTHS = ("flip", "rotate_deg", "shift", "brightness", "contrast")
 #: The settings of a training that say which new pictures are made.
 SETTINGS = ("flip", "rotate", "shift", "brightness", "contrast", "balance_power", "seed")
 
@@ -49,8 +51,6 @@ def synthesize(
     label, groups, votes and identity of its origin; without identities the two are given one, so that no later split parts
     them. Raises ConfigError for unknown columns, DataError where there are no training faces or something stands at `out`.
     """
-    import dataclasses
-
     rows = dataset.rows("train")
     if not len(rows):
         raise DataError(f"{dataset.path} has no training faces to make new ones of; prepare it with --split random")
@@ -78,7 +78,7 @@ def synthesize(
                     "power": power,
                     "seed": seed,
                     "new_pictures": len(origins),
-                    **{name: value for name, value in dataclasses.asdict(strengths).items() if name not in ("zoom", "erase")},
+                    **{name: getattr(strengths, name) for name in STRENGTHS},
                 },
             },
         )

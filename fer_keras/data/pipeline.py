@@ -29,6 +29,9 @@ class Augmentation:
 
     flip: mirror left-right half of the time. rotate_deg: degrees. shift: share of the side. zoom: share of the size.
     brightness: share of 255. contrast: share. erase: largest side of an erased square as a share of the side, half the time.
+    What poor cameras do, each half of the time and from nothing up to its strength, whichever happen to come together:
+    dark: share of the light that is missing. blur: sigma of a Gaussian blur, share of the side. noise: standard deviation of
+    Gaussian noise, share of 255.
     """
 
     flip: bool = True
@@ -38,9 +41,13 @@ class Augmentation:
     brightness: float = 0.2
     contrast: float = 0.2
     erase: float = 0.25
+    dark: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         bounds = {"rotate_deg": 180, "shift": 1, "zoom": 0.9, "brightness": 1, "contrast": 0.95, "erase": 0.9}
+        bounds |= {"dark": 1, "blur": 0.5, "noise": 1}
         for name, most in bounds.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ConfigError(f"{name.replace('_deg', '')} must be from 0 to {most}, got {getattr(self, name)}")
@@ -65,6 +72,7 @@ class Augmentation:
         )
         contrast = 1.0 + draw(5, shape=(1, 1, 1)) * self.contrast
         images = _lit(images, contrast, draw(6, shape=(1, 1, 1)) * (self.brightness * 255))
+        images = self._as_seen_by_a_poor_camera(images, seed)
         if self.erase:
             high, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
             side = tf.maximum(draw(7), 0.0) * self.erase  # negative half the time: nothing erased
@@ -74,6 +82,25 @@ class Augmentation:
             hole = (rows_in[:, :, None] & columns_in[:, None, :])[..., None]
             images = tf.where(hole, draw(9, low=0.0, shape=(1, 1, 1)) * 255, images)
         return tf.clip_by_value(images, 0.0, 255.0)
+
+    def _as_seen_by_a_poor_camera(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Less light, then a blur, then the sensor's noise, where they are asked for."""
+        import tensorflow as tf
+
+        def half_the_time(number: int) -> tf.Tensor:
+            # Seeds of their own: with these off, the other changes are what they were before there were any.
+            return tf.maximum(tf.random.stateless_uniform((tf.shape(images)[0],), fold_in(seed, number), -1.0, 1.0), 0.0)
+
+        if self.dark:
+            images *= 1.0 - (half_the_time(0) * self.dark)[:, None, None, None]
+        if self.blur:
+            images = _blurred(images, half_the_time(1) * self.blur)
+        if self.noise:
+            spread = (half_the_time(2) * (self.noise * 255))[:, None, None, None]
+            images = (
+                tf.clip_by_value(images, 0.0, 255.0) + tf.random.stateless_normal(tf.shape(images), fold_in(seed, 3)) * spread
+            )
+        return images
 
 
 def alter(images: tf.Tensor, changes: tf.Tensor) -> tf.Tensor:
@@ -131,6 +158,22 @@ def _lit(images: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Te
 
     mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
     return (images - mean) * contrast + mean + brightness
+
+
+def _blurred(images: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
+    """Gaussian blur by a sigma for each picture, float32 (n,), share of the side; at the border over the pixels there are.
+
+    Rows and columns are each one product with a matrix of weights: on faces that is faster than a convolution by picture.
+    """
+    import tensorflow as tf
+
+    def weights(length: tf.Tensor) -> tf.Tensor:
+        at = tf.range(tf.cast(length, tf.float32))
+        spread = tf.maximum(sigma * tf.cast(length, tf.float32), 1e-3)[:, None, None]
+        return tf.nn.softmax(-tf.square(at[:, None] - at) / (2 * tf.square(spread)), axis=-1)
+
+    rows, columns = weights(tf.shape(images)[1]), weights(tf.shape(images)[2])
+    return tf.einsum("nij,njkc,nlk->nilc", rows, images, columns)
 
 
 def _between(positions: tf.Tensor, start: tf.Tensor, length: tf.Tensor) -> tf.Tensor:

@@ -140,7 +140,63 @@ def test_augmented_pixels_stay_within_0_and_255(image):
     assert out.max() <= 255
 
 
-@pytest.mark.parametrize("bad", [{"zoom": 2}, {"shift": -0.1}, {"rotate_deg": 400}])
+def test_darkness_takes_a_share_of_the_light_from_half_of_the_pictures(image):
+    ratios = augmented(image, dark=0.8) / image
+    assert np.ptp(ratios, axis=(1, 2)).max() < 1e-4  # the whole picture alike
+    left = ratios[:, 0, 0]
+    assert 0.2 - 1e-4 <= left.min() < 0.4
+    assert 0.3 < (left > 0.999).mean() < 0.7
+
+
+def test_blur_is_the_gaussian_of_scipy(image):
+    from scipy.ndimage import gaussian_filter
+
+    plain = np.full((SIZE, SIZE), 100, np.float32)
+    plain[10:14, 10:14] = 200  # far from the border, where a blur must choose what lies outside
+    out = augmented(plain, blur=0.05)
+    peaks = out.max(axis=(1, 2))
+    assert 0.3 < (peaks > 199.9).mean() < 0.7
+    sigmas = np.linspace(0.05, 0.05 * SIZE, 200)
+    blurred = np.stack([gaussian_filter(plain, sigma, truncate=8) for sigma in sigmas])
+    for one in out[peaks < 190]:
+        assert np.abs(blurred - one).max(axis=(1, 2)).min() < 1
+    assert np.allclose(augmented(np.full((SIZE, SIZE), 100, np.float32), blur=0.5), 100, atol=1e-3)
+
+
+def test_a_blur_does_not_carry_one_channel_or_face_into_another(image):
+    import tensorflow as tf
+
+    faces = np.zeros((64, SIZE, SIZE, 3), np.float32)
+    faces[::2, ..., 1] = image
+    out = pipeline.Augmentation(**{**STILL, "blur": 0.2})(tf.constant(faces), tf.constant([3, 4], tf.int64)).numpy()
+    assert not out[1::2].any()
+    assert not out[..., [0, 2]].any()
+    assert np.abs(out[::2, ..., 1] - image).max() > 10
+
+
+def test_noise_is_gaussian_of_at_most_its_strength_on_half_of_the_pictures():
+    grey = np.full((SIZE, SIZE), 128, np.float32)
+    added = augmented(grey, noise=0.1) - grey
+    spread = added.std(axis=(1, 2))
+    assert 0.3 < (spread < 1e-3).mean() < 0.7
+    assert 15 < spread.max() < 28
+    loud = added[spread.argmax()] / spread.max()
+    assert abs(loud.mean()) < 0.15
+    assert 0.6 < (np.abs(loud) < 1).mean() < 0.76  # 0.683 of a normal distribution
+    assert not np.array_equal(loud, added[spread.argsort()[-2]] / np.sort(spread)[-2])
+
+
+def test_a_poor_camera_leaves_the_other_changes_as_they_are(image):
+    import tensorflow as tf
+
+    seed, faces = tf.constant([3, 4], tf.int64), tf.constant(np.stack([image] * 64)[..., None])
+    plain = pipeline.Augmentation()(faces, seed).numpy()
+    poor = pipeline.Augmentation(dark=0.5)(faces, seed).numpy()
+    same = np.isclose(plain, poor, atol=1e-3).all(axis=(1, 2, 3))
+    assert 0.3 < same.mean() < 0.7
+
+
+@pytest.mark.parametrize("bad", [{"zoom": 2}, {"shift": -0.1}, {"rotate_deg": 400}, {"dark": 1.1}, {"blur": -0.1}, {"noise": 2}])
 def test_an_impossible_strength_is_refused(bad):
     with pytest.raises(ConfigError, match="must be from 0 to"):
         pipeline.Augmentation(**bad)
