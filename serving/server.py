@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fer_keras.serving")
 
 #: After a signal the process is gone in this time, whatever a driver or a client does.
-STOP_S = 2.5
+STOP_S = 2.0
 #: A client that takes or gives nothing for so long is dropped.
 CLIENT_TIMEOUT_S = 10
 #: What the system may hold back for a slow viewer, who would else see what was seconds ago.

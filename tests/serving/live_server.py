@@ -1,6 +1,7 @@
 """A real server on loopback, in a thread of the test's process, and what asks it."""
 
 import contextlib
+import http.server
 import io
 import threading
 import time
@@ -41,6 +42,38 @@ def serving(sources=None, **settings):
         running.engine.close()
         running.server.stop()
         thread.join(5)
+
+
+class _Mjpeg(http.server.BaseHTTPRequestHandler):
+    """A network camera, as simple ones are."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=b")
+        self.end_headers()
+        try:
+            while not self.server.off.is_set():
+                if not self.server.silent.is_set():
+                    self.wfile.write(b"--b\r\nContent-Type: image/jpeg\r\n\r\n" + self.server.jpeg + b"\r\n")
+                time.sleep(0.03)
+        except OSError:
+            pass
+
+    def log_message(self, *ignored):
+        pass
+
+
+def camera(jpeg, port=0):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), _Mjpeg)
+    server.daemon_threads, server.jpeg, server.off, server.silent = True, jpeg, threading.Event(), threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def switch_off(server):
+    server.off.set()
+    server.shutdown()
+    server.server_close()
 
 
 def encoded(image, kind="PNG"):

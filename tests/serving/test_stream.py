@@ -1,12 +1,10 @@
 import csv
-import http.server
 import io
-import threading
 import time
 
 import numpy as np
 import pytest
-from live_server import encoded, overlap, serving, wait_until
+from live_server import camera, encoded, overlap, serving, switch_off, wait_until
 
 from fer_keras.types import TrackedFace
 from serving.live_picture import draw_live, encode_jpeg, notice_jpeg
@@ -155,37 +153,6 @@ def test_a_lost_source_is_told_in_the_picture_and_opened_again(watched):
         wait_until(lambda: stream.status()["reconnects"] >= before + 2)
         source.away = False
         assert live_update(following).status["state"] == "live"
-
-
-class Mjpeg(http.server.BaseHTTPRequestHandler):
-    """A network camera, as simple ones are."""
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=b")
-        self.end_headers()
-        try:
-            while not self.server.off.is_set():
-                self.wfile.write(b"--b\r\nContent-Type: image/jpeg\r\n\r\n" + self.server.jpeg + b"\r\n")
-                time.sleep(0.03)
-        except OSError:
-            pass
-
-    def log_message(self, *ignored):
-        pass
-
-
-def camera(jpeg, port=0):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Mjpeg)
-    server.daemon_threads, server.jpeg, server.off = True, jpeg, threading.Event()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
-
-def switch_off(server):
-    server.off.set()
-    server.shutdown()
-    server.server_close()
 
 
 def test_a_network_camera_that_is_switched_off_and_on_again_comes_back(astronaut):
