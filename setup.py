@@ -37,6 +37,7 @@ setup(
         "werkzeug>=3.1,<4",
         "cheroot>=10,<12",  # serves serving.app: bounded threads, endless answers unbuffered
         "prometheus-client>=0.20,<1",
+        "filelock>=3.20,<5",  # from 3.20 on it minds lock files that were deleted meanwhile
         "PyYAML>=6.0.1,<7",
         "tqdm>=4.66,<5",
     ],
@@ -64,6 +65,7 @@ setup(
                     "visualize",
                     "train",
                     "evaluate",
+                    "corruptions",
                     "apply",
                     "compare",
                     "kfold",

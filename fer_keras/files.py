@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from fer_keras.errors import ConfigError
+
 
 @contextlib.contextmanager
 def writing_whole(path: str | os.PathLike, *, text: bool = False) -> Iterator[IO[Any]]:
@@ -38,6 +40,28 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def alone(path: str | os.PathLike, busy: str) -> Iterator[None]:
+    """Let one process at a time into the block, by a lock file at `path`; a process that is killed lets go of it.
+
+    busy: what the ConfigError says that is raised where another one is in the block.
+    """
+    import filelock
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise ConfigError(busy) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows does not delete what is open
+            os.unlink(path)
+        lock.release()
 
 
 def replace_folder(new: Path, target: Path) -> None:

@@ -26,7 +26,7 @@ from fer_keras import cli
 from fer_keras.data.images import IMAGE_SUFFIXES
 from fer_keras.detectors import DETECTORS
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.files import writing_whole
+from fer_keras.files import alone, writing_whole
 from fer_keras.inference.joint import WAYS, JointRecognizer
 from fer_keras.runtime import RUNTIMES, choose_runtime
 from serving import outputs, videos
@@ -283,6 +283,8 @@ def _videos(
         if not base:  # nothing is kept, so there is nothing to go on with
             base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fer-keras-"))) / "faces"
         settings = _settings_of(files, recognizer, detector, analyzer, args)
+        lock = f"{base}.unfinished.lock"
+        stack.enter_context(alone(lock, f"another process is writing {base}; wait for its end or name another file"))
         table = videos.GrowingTable(Path(base), recognizer.labels, settings, restart=args.restart)
         stack.callback(table.close)
         if table.goes_on:

@@ -32,6 +32,7 @@ from fer_keras.data.balance import NO_CELL, CellPlan, augmented_cells, balanced_
 from fer_keras.data.dataset import FaceSubset, write_json
 from fer_keras.data.targets import training_targets
 from fer_keras.errors import TrainingError
+from fer_keras.files import alone
 from fer_keras.models import transfer
 from training.backend import choose_precision, choose_strategy, load_state, save_state, save_weights
 from training.config import TrainConfig
@@ -100,10 +101,11 @@ def fit_one(
     the epoch of lowest validation loss after epoch `best_after`, final the last one. Test rows are never seen here.
     features: backbone and features that trainings of the same settings and data share, such as the folds of a k-fold run;
     for an architecture with a backbone. Each training starts from the same weights all the same.
-    Raises TrainingError where nothing is left to train on or the loss is no longer a number; KeyboardInterrupt where
-    Ctrl-C came before the first epoch was over.
+    Raises TrainingError where nothing is left to train on or the loss is no longer a number; ConfigError where another
+    process is training this run; KeyboardInterrupt where Ctrl-C came before the first epoch was over.
     """
-    return _Training(config, train, validation, run, features).fit()
+    with alone(run.path / "lock", f"{run.path} is being trained by another process; wait for its end"):
+        return _Training(config, train, validation, run, features).fit()
 
 
 class _Training:

@@ -139,7 +139,8 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_table(clip, whole,
     words = [str(word) for word in [clip, *QUICK, "--csv", tmp_path / "rows.csv", "--draw", tmp_path / "drawn"]]
     killed = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=ROOT, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv.unfinished.csv", "rows.csv.unfinished.json"]
+    left = [f"rows.csv.unfinished.{ending}" for ending in ("csv", "json", "lock")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
     assert b"half a li" in (tmp_path / "rows.csv.unfinished.csv").read_bytes()
 
     code, _, [error] = run(capsys, *words, "--every", 2)
@@ -151,6 +152,18 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_table(clip, whole,
     assert (tmp_path / "rows.csv").read_bytes() == (whole / "rows.csv").read_bytes()
     assert (tmp_path / "drawn" / "clip.mp4").read_bytes() == (whole / "drawn" / "clip.mp4").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "rows.csv"]
+
+
+def test_two_runs_do_not_write_one_table(clip, tmp_path, capsys):
+    words = [clip, *QUICK, "--every", 18, "--csv", tmp_path / "rows.csv"]
+    fcntl = pytest.importorskip("fcntl")
+    with (tmp_path / "rows.csv.unfinished.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as the other run does
+        code, _, [error] = run(capsys, *words)
+        assert code == 2 and "another process is writing" in error and "rows.csv" in error
+        assert [path.name for path in tmp_path.iterdir()] == ["rows.csv.unfinished.lock"]
+    assert run(capsys, *words)[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
 def test_restart_throws_away_what_another_command_left(clip, tmp_path, capsys):

@@ -137,6 +137,17 @@ def test_a_run_folder_is_not_overwritten(unbroken, dataset):
         start_only(dataset, unbroken[0].path, **TINY, export="another")
 
 
+def test_two_processes_do_not_train_one_run(dataset, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    run = start_only(dataset, tmp_path / "run", **TINY)
+    with (run.path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as the other process does
+        second = continue_run(run)
+        assert second.returncode
+        assert f"{run.path} is being trained by another process" in second.stderr
+    assert not (run.path / "history.csv").exists()
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(FerError, match="no run folder"):
         RunFolder.open(tmp_path / "nothing")
