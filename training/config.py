@@ -80,7 +80,7 @@ class TrainConfig:
         choices=("cached", "live"),
     )
     frozen_batch_size: int = _setting(
-        128, "densenet: faces in a batch while the backbone is frozen; small ones mostly cost their calling", type=int
+        256, "densenet: faces in a batch while the backbone is frozen; small ones mostly cost their calling", type=int
     )
     feature_views: int = _setting(0, "augmented views of each face whose features are cached beside the plain one", type=int)
     # training

@@ -278,6 +278,7 @@ class _Training:
             start_epoch=state.phase_epoch,
             weights=weights,
             sampling=sampling,
+            in_memory=net.name == "head",
         )
         validation = pipeline.evaluation_batches(
             validation_load, len(self.validation_rows), batch_size=EVALUATION_BATCH, targets=self.validation_targets

@@ -261,11 +261,13 @@ def training_stream(
     start_epoch: int = 0,
     weights: np.ndarray | None = None,
     sampling: np.ndarray | None = None,
+    in_memory: bool = False,
 ) -> tf.data.Dataset:
     """An endless stream of shuffled training batches; epoch after epoch, `steps_per_epoch(n, batch_size)` batches each.
 
     load: from face_loader or feature_loader. targets: (n, classes) float32 or (n,) int. weights: float32 (n,), given to the
     loss. sampling: float (n,), draws n faces an epoch with these chances, with replacement, instead of each face once.
+    in_memory: `load` only looks up what is there, as feature_loader's does, and gets no threads of its own.
     Yields (inputs, targets) or (inputs, targets, weights). The same seed gives the same stream from any start_epoch on.
     """
     import tensorflow as tf
@@ -296,7 +298,12 @@ def training_stream(
         return out if weights_tensor is None else (*out, tf.gather(weights_tensor, positions))
 
     stream = tf.data.Dataset.range(start_epoch, np.iinfo(np.int64).max).flat_map(epoch)
-    return stream.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    if not in_memory:
+        return stream.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    # Nothing to tune, and whoever lets go of a stream waits up to a second for its tuning to end.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return stream.map(batch).prefetch(2).with_options(options)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -70,33 +70,34 @@ def plot_confusions(confusions: Mapping[str, Sequence[Sequence[int]]], labels: S
     columns = min(5, len(confusions)) if len(confusions) != 6 else 3
     lines = -(-len(confusions) // columns)
     side = 0.34 * len(labels)
-    figure = new_figure((side + 0.35) * columns + 1.0, (side + 1.1) * lines + 0.6, title)
+    figure = new_figure((side + 0.35) * columns + 1.0, (side + 0.4) * lines + 1.3, title)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for axes, (name, confusion) in zip(grid.ravel(), confusions.items(), strict=False):
         counts = np.asarray(confusion)
         totals = counts.sum(axis=1, keepdims=True)
         shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-        _heat(axes, counts, shares, labels, "{:d}", name, fontsize=6.5, zeros=False)
-        axes.set(xlabel="", ylabel="")
+        _cells(axes, counts, shares, "{:d}", fontsize=6.5, zeros=False)
         axes.set_title(name, fontsize=10)
-        axes.tick_params(labelsize=8, labelbottom=True)
+        axes.tick_params(labelsize=8)
     for axes in grid.ravel()[len(confusions) :]:
         axes.set_axis_off()
+    # Axes are shared, and only the lowest ones get names: these, and their layout, are most of what such a page costs to draw.
+    for column in range(columns):
+        lowest = grid[(len(confusions) - 1 - column) // columns, column]
+        lowest.tick_params(labelbottom=True)
+        _name_ticks(lowest, labels)
     figure.supxlabel("predicted", fontsize=10)
     figure.supylabel("true", fontsize=10)
     return figure
 
 
-def _heat(
-    axes: Axes,
-    values: np.ndarray,
-    strength: np.ndarray,
-    labels: Sequence[str],
-    form: str,
-    title: str,
-    fontsize: float = 8.5,
-    zeros: bool = True,
-) -> None:
+def _heat(axes: Axes, values: np.ndarray, strength: np.ndarray, labels: Sequence[str], form: str, title: str) -> None:
+    _cells(axes, values, strength, form)
+    _name_ticks(axes, labels)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+
+
+def _cells(axes: Axes, values: np.ndarray, strength: np.ndarray, form: str, fontsize: float = 8.5, zeros: bool = True) -> None:
     axes.imshow(strength, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
@@ -104,11 +105,13 @@ def _heat(
             continue
         ink = "white" if strength[row, column] > 0.55 else ("#222222" if value else "#b5b5b5")
         axes.text(column, row, form.format(value), ha="center", va="center", fontsize=fontsize, color=ink, in_layout=False)
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+
+
+def _name_ticks(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(labels)), labels)
 
 
 def plot_roc(y_true: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], title: str = "") -> Figure:
@@ -285,6 +288,7 @@ def plot_histories(history_csvs: Mapping[str, str | os.PathLike], metric: str = 
     for axes, (name, path) in zip(grid, history_csvs.items(), strict=False):
         _draw_history(axes, _read_history(path), metric)
         axes.set_title(name, fontsize=10)
+        axes.tick_params(labelsize=8)
     for axes in grid[len(history_csvs) :]:
         axes.set_axis_off()
     for axes in grid[len(history_csvs) - columns : len(history_csvs)]:  # the lowest of each column
