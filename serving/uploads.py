@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import os
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ import numpy as np
 
 from fer_keras.data.images import decode
 from fer_keras.errors import DataError, FerError
+from serving import decoder
 
 #: Formats that pictures may have. Pillow knows more, some of which start other programs (EPS) or are seldom looked after.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -121,34 +125,32 @@ def video_on_disk(stream: IO[bytes], max_bytes: int) -> Iterator[Path]:
 
 
 def read_video(path: Path, max_pixels: int, max_s: float, rate_hz: float) -> Iterator[tuple[float, float, np.ndarray]]:
-    """Frames of a video, at most `rate_hz` of each second and none after `max_s`.
+    """Frames of a video, at most `rate_hz` of each second and none after `max_s`; decoded by a process of their own.
 
     Gives (seconds into the video, duration in seconds or 0 where unknown, uint8 (h, w, 3) RGB). Raises RequestError: 413 for
-    too many pixels, 422 where no frame can be read.
+    too many pixels, 422 where no frame can be read or the decoder died of one.
     """
-    import cv2
-
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
-        width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-        if not capture.isOpened() or width < 1 or height < 1:
-            raise RequestError(422, "the video can't be read; is the file complete, and its codec a usual one?")
-        if width * height > max_pixels:
-            raise RequestError(413, f"the video is {width:.0f}x{height:.0f}; expected at most {max_pixels} pixels a frame")
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        fps = fps if 1 <= fps <= 240 else 25.0
-        duration_s = max(0.0, capture.get(cv2.CAP_PROP_FRAME_COUNT)) / fps
-        number, due_s = 0, 0.0
-        while number / fps < max_s and capture.grab():
-            time_s = number / fps
-            number += 1
-            if time_s + 1e-6 < due_s:
-                continue
-            due_s = max(due_s + 1 / rate_hz, time_s)
-            found, bgr = capture.retrieve()
-            if found and bgr is not None:
-                yield time_s, duration_s, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-        if number == 0:
-            raise RequestError(422, "the video has no frame that can be read; is the file complete?")
-    finally:
-        capture.release()
+    command = [sys.executable, "-m", "serving.decoder", str(path), str(max_pixels), str(max_s), str(rate_hz)]
+    with subprocess.Popen(  # noqa: S603 - nothing of it comes from a request
+        command,
+        cwd=Path(__file__).parent.parent,  # where the package is found, installed or not
+        env={**os.environ, **decoder.ENVIRONMENT},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            while message := decoder.read_message(process.stdout):
+                if "status" in message:
+                    raise RequestError(message["status"], message["message"])
+                if "end" in message:
+                    return
+                height, width = message["size_hw"]
+                size = height * width * 3
+                pixels = process.stdout.read(size) if height * width <= max_pixels else b""
+                if len(pixels) < size:
+                    break
+                yield message["time_s"], message["duration_s"], np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+            raise RequestError(422, "the video can't be read to its end; is the file damaged?")
+        finally:
+            process.kill()

@@ -70,7 +70,7 @@ def plot_confusions(confusions: Mapping[str, Sequence[Sequence[int]]], labels: S
     columns = min(5, len(confusions)) if len(confusions) != 6 else 3
     lines = -(-len(confusions) // columns)
     side = 0.34 * len(labels)
-    figure = new_figure((side + 0.35) * columns + 1.0, (side + 0.4) * lines + 1.3, title)
+    figure = new_figure((side + 0.35) * columns + 1.0, (side + 0.4) * lines + 1.4, title)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for axes, (name, confusion) in zip(grid.ravel(), confusions.items(), strict=False):
         counts = np.asarray(confusion)

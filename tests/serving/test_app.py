@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import csv
 import http.client
 import io
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +156,52 @@ def test_a_video_is_answered_frame_by_frame_and_leaves_nothing_behind(server, tm
     assert end == {"type": "end", "frames": 10, "analysed_s": times[-1], "truncated": False}
     assert {face["id"] for frame in frames for face in frame["faces"]} == {1, 2}
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def decoders():
+    """The processes that this one has started to decode videos."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (
+                b"serving.decoder" in (folder / "cmdline").read_bytes()
+                and f"PPid:\t{os.getpid()}\n" in (folder / "status").read_text()
+            ):
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture
+def long_video(tmp_path):
+    """So much that an answer is far from its end when its first line is there."""
+    import cv2
+
+    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+    writer = cv2.VideoWriter(str(tmp_path / "long.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 15, (320, 240))
+    for _ in range(600):
+        writer.write(noise)
+    writer.release()
+    return tmp_path / "long.avi"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="children are looked for in /proc")
+@pytest.mark.parametrize("what", ["the decoder crashes", "the visitor leaves"])
+def test_a_video_is_decoded_in_a_process_that_may_break_and_ends(server, long_video, what):
+    with (
+        long_video.open("rb") as file,
+        requests.post(server.url + "/api/video", files={"video": file}, stream=True, timeout=60) as answer,
+    ):
+        lines = answer.iter_lines()
+        assert json.loads(next(lines))["type"] == "video"
+        [decoder] = decoders()
+        limits = Path(f"/proc/{decoder}/limits").read_text()
+        assert re.search(r"Max file size +0 ", limits) and re.search(r"Max address space +4294967296 ", limits)
+        if what == "the decoder crashes":
+            os.kill(decoder, signal.SIGSEGV)
+            *_, last = map(json.loads, lines)
+            assert (last["type"], last["message"]) == ("error", "the video can't be read to its end; is the file damaged?")
+    wait_until(lambda: not decoders())
+    assert requests.get(server.url + "/healthz", timeout=10).json() == {"status": "ok"}
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -1,0 +1,107 @@
+"""Decodes a visitor's video in a process of its own: FFmpeg is large, and a file made to break it breaks nothing else.
+
+python -m serving.decoder VIDEO MAX_PIXELS MAX_S RATE_HZ
+
+writes messages to standard output, each a length (4 bytes, little-endian), so many bytes of JSON, and for a frame its pixels,
+uint8 RGB. The process may not write files and has limits on memory and time. `uploads.read_video` starts it and reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from typing import IO, Any
+
+#: Address space that it may take. OpenCV itself takes about one GiB, a frame of 25 million pixels under half of one.
+MEMORY_BYTES = 4 * 1024**3
+#: Threads take address space each, so there must not be one a core on a machine of many.
+THREADS = 2
+ENVIRONMENT = {"OPENCV_LOG_LEVEL": "OFF", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "4"}
+#: Seconds of the processor for each second of video that may be read, at least _LEAST_CPU_S in all.
+_CPU_PER_S = 10
+_LEAST_CPU_S = 60
+_LENGTH = struct.Struct("<I")
+
+
+def write_message(stream: IO[bytes], values: dict[str, Any], pixels: Any = b"") -> None:
+    """One message: JSON values, and the bytes that follow it."""
+    text = json.dumps(values).encode()
+    stream.write(_LENGTH.pack(len(text)) + text)
+    stream.write(pixels)
+
+
+def read_message(stream: IO[bytes]) -> dict[str, Any] | None:
+    """The JSON values of the next message; None at the end, also where the last message is cut off."""
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    if length > 10_000:
+        return None
+    text = stream.read(length)
+    return json.loads(text) if len(text) == length else None
+
+
+def _limit(max_s: float) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return
+    cpu_s = int(max(_LEAST_CPU_S, _CPU_PER_S * max_s))
+    for kind, most in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, cpu_s), (resource.RLIMIT_FSIZE, 0)):
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard), hard))
+
+
+def _decode(path: str, max_pixels: int, max_s: float, rate_hz: float, out: IO[bytes]) -> None:
+    import cv2
+
+    cv2.setNumThreads(THREADS)
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, THREADS])
+    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    if not capture.isOpened() or width < 1 or height < 1:
+        _refuse(out, 422, "the video can't be read; is the file complete, and its codec a usual one?")
+        return
+    if width * height > max_pixels:
+        _refuse(out, 413, f"the video is {width:.0f}x{height:.0f}; expected at most {max_pixels} pixels a frame")
+        return
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    fps = fps if 1 <= fps <= 240 else 25.0
+    duration_s = max(0.0, capture.get(cv2.CAP_PROP_FRAME_COUNT)) / fps
+    number, due_s = 0, 0.0
+    while number / fps < max_s and capture.grab():
+        time_s = number / fps
+        number += 1
+        if time_s + 1e-6 < due_s:
+            continue
+        due_s = max(due_s + 1 / rate_hz, time_s)
+        found, bgr = capture.retrieve()
+        # A stream may change its size on the way, which its head does not say.
+        if not found or bgr is None or bgr.shape[0] * bgr.shape[1] > max_pixels:
+            continue
+        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        write_message(out, {"time_s": time_s, "duration_s": duration_s, "size_hw": rgb.shape[:2]}, memoryview(rgb).cast("B"))
+    if number == 0:
+        _refuse(out, 422, "the video has no frame that can be read; is the file complete?")
+    write_message(out, {"end": True})
+
+
+def _refuse(out: IO[bytes], status: int, message: str) -> None:
+    write_message(out, {"status": status, "message": message})
+
+
+def main() -> int:
+    """Decode what the command line names."""
+    path, max_pixels, max_s, rate_hz = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+    # FFmpeg and OpenCV print what they like; the answer has a channel of its own.
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        _limit(max_s)
+        _decode(path, max_pixels, max_s, rate_hz, out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
