@@ -102,6 +102,13 @@ class TrainConfig:
         type=str,
         choices=("auto", "hard", "soft", "majority"),
     )
+    teacher: str | None = _setting(
+        None,
+        "distillation: an exported model (a path or a NAME in saved_models/) whose answers are mixed into the targets; it must "
+        "not have been trained on faces that the result is judged by",
+        type=str,
+    )
+    teacher_share: float = _setting(0.5, "share of the targets that is the teacher's", type=float)
     encoding: str = _setting("one-hot", "form of the targets", switch=("--one-hot", "--sparse"), values=("one-hot", "sparse"))
     balance: list[str] = _setting([], "columns whose cells count alike: label, gender, label,gender...; none", type=words)
     balance_by: str = _setting(
@@ -153,6 +160,7 @@ class TrainConfig:
             "patience": (0, 100000),
             "best_after": (0, 100000),
             "label_smoothing": (0, 0.9),
+            "teacher_share": (0, 1),
             "balance_power": (0, 1),
             "balance_target": (1, 10**7),
             "dro_step": (1e-6, 100),
@@ -177,6 +185,8 @@ class TrainConfig:
             raise ConfigError("--balance-target is for --balance-by augment, which brings short cells up to it")
         if self.encoding == "sparse" and self.targets == "soft":
             raise ConfigError("soft targets are distributions and need --one-hot; use --targets hard or majority with --sparse")
+        if self.encoding == "sparse" and self.teacher:
+            raise ConfigError("what a teacher says is a distribution and needs --one-hot")
         if self.encoding == "sparse" and self.label_smoothing:
             raise ConfigError("label smoothing needs --one-hot targets")
 

@@ -181,6 +181,7 @@ def start(
     """
     import pandas as pd
 
+    from training.distillation import seen_before
     from training.train import model_spec
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -202,6 +203,7 @@ def start(
     judged = select(dataset, rows, protocol)[0]
     parts = plan_folds(dataset, rows, folds, columns, settings.seed, notes.append)
     spec = model_spec(settings, dataset)
+    notes += seen_before(settings, dataset)
     settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), out=str(out))
     building = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(building, ignore_errors=True)

@@ -36,6 +36,7 @@ from fer_keras.files import alone
 from fer_keras.models import transfer
 from training.backend import choose_precision, choose_strategy, load_state, save_state, save_weights
 from training.config import TrainConfig
+from training.distillation import taught
 from training.features import FeatureStore
 from training.run_folder import RunFolder
 
@@ -127,6 +128,8 @@ class _Training:
         self.folder.mkdir(exist_ok=True)
         self.state = _State.load(self.folder) or _State()
         self.train_rows, self.train_targets = self._targets(train, "train")
+        if config.teacher:
+            self.train_targets = taught(config, self.dataset, self.train_rows, self.train_targets, self.folder)
         self.cell_of, self.changes = self._balance_rows()
         self.validation_rows, self.validation_targets = self._targets(validation, "validation")
         self.channels = run.spec.channels

@@ -116,7 +116,9 @@ def model_spec(settings: TrainConfig, dataset: FaceDataset) -> ModelSpec:
     """The model that the settings describe, for the faces of a data set. Raises ConfigError where they do not fit."""
     from fer_keras.models.registry import ModelSpec
     from fer_keras.models.transfer import exported_options
+    from training.distillation import check_teacher
 
+    check_teacher(settings, dataset)
     # Where a backbone starts from another model, it alone does; other networks start from all of one.
     shared = {} if settings.two_phases else exported_options(settings.weights, settings.saved_models, settings.arch)
     return ModelSpec(
@@ -185,6 +187,7 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
             "n_train": run.metrics.get("n_train"),
             "n_validation": run.metrics.get("n_validation"),
             "targets": settings.targets,
+            **({"teacher": Path(settings.teacher).name, "teacher_share": settings.teacher_share} if settings.teacher else {}),
         },
         "figures": figures,
         "seed": settings.seed,

@@ -1,0 +1,96 @@
+"""Trainings whose targets are partly what another model says."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from bands import banded_faces, write_faces
+from commandline import refused, run
+
+from fer_keras.data.dataset import FaceDataset
+from fer_keras.errors import ConfigError
+from fer_keras.models.exported import load_exported
+from training import kfold, train
+from training.config import TrainConfig
+from training.distillation import taught
+from training.run_folder import RunFolder
+
+QUICK = ["--layers", "8", "--convs-per-stage", "1", "--batch-size", "32", "--no-augment"]
+
+
+def test_targets_are_mixed_in_the_order_of_the_data(trained, tmp_path):
+    labels = FaceDataset.load(trained.data).labels
+    other_order = tuple(reversed(labels))
+    faces, names = banded_faces(30)
+    data = write_faces(tmp_path / "reversed", faces, names, ["train"] * 20 + ["validation"] * 10, labels=other_order)
+    rows = data.rows("train")[3:15]
+    truth = np.eye(len(labels), dtype=np.float32)[data.label_indices[rows]]
+    config = TrainConfig(teacher=str(trained.exported), teacher_share=0.25)
+    mixed = taught(config, data, rows, truth, tmp_path)
+    said = load_exported(trained.exported).predict(data.faces[rows])
+    for name in labels:
+        expected = 0.75 * truth[:, other_order.index(name)] + 0.25 * said[:, labels.index(name)]
+        np.testing.assert_allclose(mixed[:, other_order.index(name)], expected, atol=1e-5)
+    np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-6)
+
+
+def test_a_training_that_goes_on_has_the_targets_that_it_began_with(trained, tmp_path):
+    data = FaceDataset.load(trained.data)
+    rows, truth = data.rows("train")[:4], np.zeros((4, len(data.labels)), np.float32)
+    kept = np.random.default_rng(0).dirichlet(np.ones(len(data.labels)), 4).astype(np.float32)
+    np.save(tmp_path / "teacher.npy", kept)
+    config = TrainConfig(teacher=str(trained.exported), teacher_share=1)
+    np.testing.assert_allclose(taught(config, data, rows, truth, tmp_path), kept, atol=1e-6)
+
+
+def test_a_pupil_learns_from_its_teacher_what_its_labels_do_not_tell(trained, here, capsys):
+    faces, names = banded_faces(252)
+    wrong = names[1:193] + names[192:]  # each face has the label of the next one, which is never its own
+    parts = ["train"] * 192 + ["validation"] * 30 + ["test"] * 30
+    data = write_faces(here / "mislabelled", faces, wrong, parts)
+    words = ["--data", data.path, *QUICK, "--epochs", 10, "--lr", 0.02]
+    words += ["--teacher", trained.exported, "--teacher-share", 1, "--out", "runs/pupil", "--export", "pupil"]
+    code, _, err = run(train.main, capsys, *words)
+    assert code == 0, err
+    pupil, teacher = (
+        load_exported(path).predict(faces[192:]).argmax(axis=1) for path in ("saved_models/pupil", trained.exported)
+    )
+    assert (pupil == teacher).mean() > 0.8
+    metadata = json.loads((here / "saved_models/pupil/metadata.json").read_text())
+    assert metadata["trained_on"]["teacher"] == "bands-cnn" and metadata["trained_on"]["teacher_share"] == 1
+    assert RunFolder.open("runs/pupil").finished
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--teacher", "nobody"], "neither a file nor a model in saved_models"),
+        (["--teacher", "EXPORTED", "--sparse"], "is a distribution and needs --one-hot"),
+        (["--teacher", "EXPORTED", "--teacher-share", "1.5"], "teacher-share must be from 0 to 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(trained, here, capsys, words, expected):
+    words = [str(trained.exported) if word == "EXPORTED" else word for word in words]
+    assert expected in refused(train.main, capsys, "--data", trained.data, *words)
+    assert not (here / "runs").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused(trained, tmp_path):
+    faces, names = banded_faces(20)
+    yes_no = ["yes" if name == names[0] else "no" for name in names]
+    data = write_faces(tmp_path / "two", faces, yes_no, ["train"] * 10 + ["validation"] * 10, labels=("yes", "no"))
+    with pytest.raises(ConfigError, match="a teacher needs the same classes"):
+        train.model_spec(TrainConfig(teacher=str(trained.exported)), data)
+
+
+def test_folds_that_build_on_a_model_of_the_same_data_say_so(trained, here, capsys):
+    shutil.copytree(trained.exported, here / "seen")
+    metadata = json.loads((here / "seen/metadata.json").read_text())
+    metadata["trained_on"] = {"name": "bands", "fingerprint": FaceDataset.load(trained.data).fingerprint}
+    (here / "seen/metadata.json").write_text(json.dumps(metadata))
+    words = ["--data", trained.data, "--folds", 2, "--epochs", 1, "--weights", here / "seen", "--out", "runs/folds"]
+    code, out, err = run(kfold.main, capsys, *words)
+    assert code == 0, err
+    assert any("starts from seen" in line and "flatter" in line for line in out)
+    assert "starts from seen" in (here / "runs/folds/report.html").read_text()

@@ -1,0 +1,93 @@
+"""Targets that are partly the answers of another model, its teacher (Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531).
+
+A teacher, an ensemble say, tells for each training face what else it looks like, which one label does not and few votes tell
+roughly. It is asked once, for the faces as they are, at temperature 1: the temperature in its metadata was fitted on other faces.
+A teacher must not have been trained on the faces that its pupil is judged by, or the pupil has seen them too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fer_keras.errors import ConfigError
+from fer_keras.files import writing_whole
+from fer_keras.models.transfer import find_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fer_keras.data.dataset import FaceDataset
+    from training.config import TrainConfig
+
+
+def check_teacher(config: TrainConfig, dataset: FaceDataset) -> None:
+    """Raise ConfigError where the teacher of the settings knows other classes, ModelError where there is none of that name."""
+    from fer_keras.models.exported import read_metadata
+
+    if not config.teacher:
+        return
+    path = find_weights(config.teacher, config.saved_models)
+    labels = read_metadata(path)["labels"]
+    if set(labels) != set(dataset.labels):
+        raise ConfigError(
+            f"the teacher {path} knows {', '.join(labels)}, and {dataset.path} has {', '.join(dataset.labels)}; a teacher needs "
+            "the same classes"
+        )
+
+
+def taught(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray, targets: np.ndarray, folder: Path) -> np.ndarray:
+    """Targets mixed with what the teacher says: float32 (n, classes), each row summing to 1.
+
+    rows: int64 (n,), the faces. targets: float32 (n, classes), what they are labelled. folder: where the teacher's answers are
+    kept, so that a training that goes on has the very same targets.
+    """
+    check_teacher(config, dataset)
+    kept = folder / "teacher.npy"
+    if kept.is_file():
+        said = np.load(kept, allow_pickle=False)
+    else:
+        said = _asked(config, dataset, rows)
+        with writing_whole(kept) as file:
+            np.save(file, said, allow_pickle=False)
+    return ((1 - config.teacher_share) * targets + config.teacher_share * said).astype(np.float32)
+
+
+def _asked(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray) -> np.ndarray:
+    from training import scoring
+
+    model = scoring.exported_model(find_weights(config.teacher, config.saved_models))
+    said = scoring.predict_rows(model, dataset, rows, title=f"teacher {model.key}")
+    said = said[:, [model.labels.index(label) for label in dataset.labels]]
+    return said / said.sum(axis=1, keepdims=True)
+
+
+def seen_before(config: TrainConfig, dataset: FaceDataset) -> list[str]:
+    """A sentence for each exported model that the settings build on and that was trained on this very data set.
+
+    For commands that judge by faces of every split, of which such a model has seen some.
+    """
+    from fer_keras.errors import ModelError
+    from fer_keras.models.exported import read_metadata
+
+    used: Mapping[str, str | None] = {
+        "the training starts from": None if config.weights in ("auto", "none", "imagenet") else config.weights,
+        "the training is taught by": config.teacher,
+    }
+    notes = []
+    for what, name in used.items():
+        if name is None:
+            continue
+        path = find_weights(name, config.saved_models)
+        try:
+            trained_on = read_metadata(path)["trained_on"]
+        except ModelError:  # a file of weights tells nothing of its data
+            continue
+        if isinstance(trained_on, dict) and trained_on.get("fingerprint") == dataset.fingerprint:
+            notes.append(
+                f"{what} {path.name}, which was trained on this very data set: it has seen faces that the folds are judged by, "
+                "and their figures flatter"
+            )
+    return notes
