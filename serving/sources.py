@@ -86,8 +86,12 @@ class Pace:
     """Makes a loop run at a rate: waits until the next turn is due, and never hurries to make up for a late one."""
 
     def __init__(self, rate_hz: float) -> None:
-        self._step_s = 1.0 / rate_hz
         self._due_s = 0.0
+        self.set_rate(rate_hz)
+
+    def set_rate(self, rate_hz: float) -> None:
+        """Go on at another rate, from the turn after the next on."""
+        self._step_s = 1.0 / rate_hz
 
     def wait(self) -> None:
         """Return when the next turn is due."""

@@ -37,6 +37,10 @@ log = logging.getLogger("fer_keras.serving")
 TICK_S = 0.2
 #: How often a notice is sent again while there is nothing else, so that connections which are gone are noticed.
 NOTICE_S = 1.0
+#: A source gives more than can be analysed where this share of its latest frames was skipped, over about so many frames.
+BEHIND_SHARE, BEHIND_FRAMES = 0.1, 60
+#: However many watch, each gets so many pictures a second.
+LEAST_PICTURE_HZ = 5.0
 
 
 class TooManyError(FerError):
@@ -156,6 +160,7 @@ class Stream:
         self._changed = threading.Condition(lock)
         self._pictured = threading.Condition(lock)
         self._pace = Pace(config.picture_fps)
+        self._behind = 0.0  # share of the latest frames that there was no time for
         self._source_turn = threading.Lock()
         self._run: _Run | None = None
         self._closed = False
@@ -353,7 +358,9 @@ class Stream:
                 backoff.reset()
             self._counts["captured"] += 1
             captured.inc()
-            if run.slot.put(frame, run.stop):
+            gave_way = run.slot.put(frame, run.stop)
+            self._behind += (gave_way - self._behind) / BEHIND_FRAMES
+            if gave_way:
                 self._counts["skipped"] += 1
                 skipped.inc()
 
@@ -395,6 +402,7 @@ class Stream:
             recording.add(frame.captured_at, frame.time_s, model, recognizer.labels, faces)
             self.metrics.recording.labels(self.key).set(int(recording.active))
         jpeg = None
+        self._pace.set_rate(self._picture_rate_hz())
         if self._watching["picture"] and self._pace.due():
             start = time.perf_counter()
             picture = live_picture.draw_live(frame.rgb, faces, recognizer.labels, self.config.blur)
@@ -420,6 +428,13 @@ class Stream:
             "faces": [face_json(face, recognizer.labels) for face in faces],
         }
         self._publish(frame.captured_at, result, jpeg)
+
+    def _picture_rate_hz(self) -> float:
+        """Pictures a second for each viewer. Where frames are skipped, sending to many takes the time that analysis lacks."""
+        most = self.config.picture_fps
+        if self._behind < BEHIND_SHARE:
+            return most
+        return min(most, max(LEAST_PICTURE_HZ, self.config.sent_per_s / max(1, self._watching["picture"])))
 
     def _publish_notice(self, title: str, text: str) -> None:
         jpeg = live_picture.notice_jpeg(title, text) if self._watching["picture"] else None

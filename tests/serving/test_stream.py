@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import io
 import time
@@ -115,6 +116,28 @@ def test_viewers_get_no_more_pictures_a_second_than_set_and_listeners_every_resu
                 seen += update is not None
     assert 30 <= seen <= 42
     assert results > 1.5 * seen
+
+
+@pytest.mark.parametrize(("fps", "fewer"), [(1000, True), (10, False)])
+def test_many_viewers_get_fewer_pictures_while_frames_are_skipped(fps, fewer):
+    source = Watched(cast=DemoSource.CAST[:1], size_wh=(400, 240), fps=fps)
+    with serving([source], detector="haar", picture_fps=100, sent_per_s=30) as running, contextlib.ExitStack() as stack:
+        running.ready()
+        stream = running.engine.streams["demo"]
+        one, *_ = (stack.enter_context(stream.watch("picture")) for _ in range(5))
+        live_update(one)
+        time.sleep(2)
+        before, ends, seen = stream.status(), time.monotonic() + 3, 0
+        while time.monotonic() < ends:
+            seen += one(0.1) is not None
+        after = stream.status()
+    analysed = after["analysed"] - before["analysed"]
+    if fewer:
+        assert after["skipped"] - before["skipped"] > 0.2 * analysed
+        assert 15 <= seen <= 24  # 6 a second
+        assert analysed > 1.5 * seen
+    else:
+        assert seen >= 0.9 * analysed
 
 
 def test_a_slow_viewer_sees_fewer_pictures_and_delays_nobody(watched):
