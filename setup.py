@@ -73,6 +73,7 @@ setup(
                     "synthesize",
                     "mitigate",
                     "robustness",
+                    "ablate",
                     "ensemble",
                 ],
                 "serving": ["app", "predict", "desktop"],

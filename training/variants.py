@@ -1,4 +1,4 @@
-"""Train many variants of one training and judge them on the same faces: what mitigate and robustness share.
+"""Train many variants of one training and judge them on the same faces: what mitigate, robustness and ablate share.
 
 Each variant is an ordinary run folder, OUT/runs/NAME. Finished ones are kept, one that was killed goes on where it was, so a
 command that was stopped goes on when it is given again.
@@ -40,8 +40,11 @@ class Variant:
     rows: Mapping[str, np.ndarray]
 
 
-def add_options(parser: cli.CommandParser, default_out: str, without: Sequence[str] = ()) -> None:
-    """--config, --seeds, --out, --protocol, --min-n, --repeats, and every setting of a training save those it sets itself."""
+def add_options(parser: cli.CommandParser, default_out: str, without: Sequence[str] = (), groups: bool = True) -> None:
+    """--config, --seeds, --out, --protocol, --repeats, and every setting of a training save those it sets itself.
+
+    groups: --min-n too, where groups of people are compared.
+    """
     from fer_keras.data.targets import PROTOCOLS
     from fer_keras.evaluation.fairness import MIN_N
 
@@ -53,12 +56,13 @@ def add_options(parser: cli.CommandParser, default_out: str, without: Sequence[s
         "--out", dest="folder", metavar="DIR", help=f"folder of runs and report; given again it goes on; default {default_out}"
     )
     parser.add_argument("--protocol", choices=PROTOCOLS, help="how a test face gets its true label; default: as in evaluate")
-    parser.add_argument(
-        "--min-n",
-        type=cli.positive_int,
-        default=MIN_N,
-        help="groups with fewer test faces are no part of the gap (default %(default)s)",
-    )
+    if groups:
+        parser.add_argument(
+            "--min-n",
+            type=cli.positive_int,
+            default=MIN_N,
+            help="groups with fewer test faces are no part of the gap (default %(default)s)",
+        )
     parser.add_argument("--repeats", type=cli.positive_int, default=2000, help="repeats of the bootstrap (default %(default)s)")
     config.add_settings(parser, without=(*OWN_SETTINGS, *without))
 
@@ -156,16 +160,34 @@ class Judged:
         write_whole(path, pd.DataFrame(table).to_csv(index=False))
 
 
-def judge(runs: Sequence[Sequence[RunFolder]], faces: ScoredFaces, groups: np.ndarray) -> Judged:
-    """Run the best weights of each run over the faces. runs: a sequence of seeds for each variant."""
+def predicted_key(run: RunFolder, mirrored: bool) -> str:
+    """What the predictions of a run are called."""
+    return f"{run.name}-mirrored" if mirrored else run.name
+
+
+def judge(runs: Sequence[Sequence[RunFolder]], faces: ScoredFaces, groups: np.ndarray, mirror: Sequence[bool] = ()) -> Judged:
+    """Run the best weights of each run over the faces. runs: a sequence of seeds for each variant.
+
+    mirror: whether a variant is judged by the mean of what it says of a face and of its mirror image; none is, by default.
+    """
     dataset = faces.dataset
+    mirror = mirror or [False] * len(runs)
     predicted = {}
-    for run in (run for seeds in runs for run in seeds):
-        (model,) = scoring.run_models(run, ["best"], f"{run.name}/")
-        predicted[run.name] = scoring.predict_rows(model, dataset, faces.rows).argmax(axis=1)
-        del model
-        _forget_models()
-    correct = np.array([[predicted[run.name] == faces.truth for run in seeds] for seeds in runs])
+    for seeds, mirrored in zip(runs, mirror, strict=True):
+        for run in seeds:
+            (model,) = scoring.run_models(run, ["best"], f"{run.name}/")
+            said = scoring.predict_rows(model, dataset, faces.rows)
+            if mirrored:
+                said = said + scoring.predict_rows(model, dataset, faces.rows, change=lambda images, _: images[:, :, ::-1])
+            predicted[predicted_key(run, mirrored)] = said.argmax(axis=1)
+            del model
+            _forget_models()
+    correct = np.array(
+        [
+            [predicted[predicted_key(run, mirrored)] == faces.truth for run in seeds]
+            for seeds, mirrored in zip(runs, mirror, strict=True)
+        ]
+    )
     clusters = dataset.manifest["identity"].to_numpy(str)[faces.rows] if "identity" in dataset.manifest else None
     return Judged(faces, groups, clusters, correct, predicted)
 

@@ -1,4 +1,4 @@
-"""Figures of mitigation and robustness reports. Each function returns a matplotlib Figure; `plots.save_png` writes it."""
+"""Figures of reports that compare trainings. Each function returns a matplotlib Figure; `plots.save_png` writes it."""
 
 from __future__ import annotations
 
@@ -56,6 +56,24 @@ def plot_levels(
     axes.set(xlabel=f"share of {removed} removed from the training faces, others in their place", ylabel="test accuracy")
     _tidy(axes)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def plot_differences(differences: Mapping[str, Mapping[str, Any]], base: str, title: str = "") -> Figure:
+    """Difference in accuracy of each variant from `base`, with its 95% interval, one line a variant.
+
+    differences: {name: {difference, low, high}} as `Repeated.differences` gives them.
+    """
+    figure = new_figure(7.2, 1.2 + 0.42 * len(differences), title)
+    axes = figure.subplots()
+    for place, found in enumerate(differences.values()):
+        axes.plot([found["low"], found["high"]], [place, place], color=COLOURS[0], linewidth=1.8)
+        axes.plot(found["difference"], place, "o", color=COLOURS[0], markersize=7)
+    axes.axvline(0, color="#999999", linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(differences)), list(differences))
+    axes.set_ylim(len(differences) - 0.5, -0.5)
+    axes.set_xlabel(f"accuracy: difference from {base}")
+    _tidy(axes)
     return figure
 
 

@@ -1,0 +1,101 @@
+"""Variations of a training: real, tiny trainings, and figures counted again from the predictions."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from commandline import refused, run
+from sklearn.metrics import f1_score
+from tiny_runs import LABELS, write_bars
+
+from training import ablate
+from training.config import TrainConfig
+from training.run_folder import RunFolder
+
+SETTINGS = ["--layers", "8,16", "--convs-per-stage", "1", "--batch-size", "16", "--dropout", "0", "--lr", "0.02"]
+SETTINGS += ["--epochs", "14", "--no-augment", "--no-tensorboard", "--repeats", "200"]
+USELESS = "hardly a step: lr=1e-9 epochs=1"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_bars(tmp_path_factory.mktemp("data") / "bars")
+
+
+@pytest.fixture(scope="module")
+def out(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out") / "ablation"
+    words = ["--data", dataset.path, "--out", folder, *SETTINGS, "--seeds", "2", "--mirror", "--vary", USELESS]
+    assert ablate.main([str(word) for word in words]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(out):
+    return json.loads((out / "ablate.json").read_text())
+
+
+def test_each_variation_differs_in_what_it_says_and_in_nothing_else(out, result):
+    names = sorted(path.name for path in (out / "runs").iterdir())
+    assert names == [f"{name}-seed{seed}" for name in ("as-it-is", "hardly-a-step") for seed in (0, 1)]
+    base, other = (RunFolder.open(out / "runs" / f"{name}-seed1").config for name in ("as-it-is", "hardly-a-step"))
+    assert {key for key in base if base[key] != other[key]} == {"lr", "epochs", "best_after", "out", "export"}
+    assert result["variations"]["hardly a step"]["changes"] == {"lr": 1e-9, "epochs": 1, "best_after": 0}
+
+
+def test_figures_are_those_of_the_predictions(out, result, dataset):
+    table = pd.read_csv(out / "predictions.csv")
+    assert len(table) == result["n"] == 18
+    for name, folder in (("as it is", "as-it-is"), ("hardly a step", "hardly-a-step")):
+        said = [table[f"{folder}-seed{seed}"] for seed in (0, 1)]
+        found = result["variations"][name]
+        assert found["accuracy"]["by_seed"] == pytest.approx([(each == table["true"]).mean() for each in said])
+        expected = [f1_score(table["true"], each, average="macro", labels=LABELS, zero_division=0) for each in said]
+        assert found["macro_f1"]["by_seed"] == pytest.approx(expected)
+    found = result["differences"]["hardly a step"]
+    assert found["difference"] < -0.2 and found["shown"] and found["high"] < 0
+    minutes = [result["variations"][name]["minutes"] for name in ("as it is", "hardly a step")]
+    assert 0 < minutes[1] < minutes[0]
+
+
+def test_mirrored_is_the_mean_over_both_sides(out, result, dataset):
+    table = pd.read_csv(out / "predictions.csv")
+    model = RunFolder.open(out / "runs" / "as-it-is-seed1").load_model("best")
+    faces = dataset.faces[table["row"]].astype(np.float32)
+    both = np.asarray(model(faces)) + np.asarray(model(faces[:, :, ::-1]))
+    assert table["as-it-is-seed1-mirrored"].tolist() == [dataset.labels[index] for index in both.argmax(axis=1)]
+    assert result["variations"]["as it is, each face mirrored too"]["changes"] == {}
+
+
+def test_the_report_names_what_was_changed(out, dataset, capsys):
+    page = (out / "report.html").read_text()
+    assert "hardly a step: epochs = 1, lr = 1e-09, best_after = 0" in page
+    assert (out / "differences.png").read_bytes().startswith(b"\x89PNG")
+    code, lines, _ = run(
+        ablate.main, capsys, "--data", dataset.path, "--out", out, *SETTINGS, "--seeds", 2, "--mirror", "--vary", USELESS
+    )
+    assert code == 0 and not any("trainings to do" in line for line in lines)  # given again it trains nothing
+    assert any("accuracy is lower" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "nothing to compare"),
+        (["--vary", "no flip"], "takes 'NAME: SETTING=VALUE ...'"),
+        (["--vary", "no flip: flips=false"], "unknown setting 'flips' in --vary 'no flip'; did you mean 'flip'?"),
+        (["--vary", "no flip: flip=5"], "true or false expected"),
+        (["--vary", "the same: flip=true"], "changes nothing"),
+        (["--vary", "a: seed=3"], "can't change seed"),
+        (["--vary", "a: lr=1", "--vary", "a: lr=2"], "one of that name"),
+    ],
+)
+def test_what_does_not_fit_is_refused(dataset, tmp_path, capsys, words, expected):
+    assert expected in refused(ablate.main, capsys, "--data", dataset.path, "--out", tmp_path / "out", *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_are_read_as_in_a_config_file():
+    name, changed = ablate.parse_variation("a b: layers=[8,16] lr=1e-2 balance=label", TrainConfig())
+    assert (name, changed.layers, changed.lr, changed.balance) == ("a b", [8, 16], 0.01, ["label"])
