@@ -92,7 +92,7 @@ def _refuse(out: IO[bytes], status: int, message: str) -> None:
     write_message(out, {"status": status, "message": message})
 
 
-def main() -> int:
+def _answer() -> int:
     """Decode what the command line names."""
     path, max_pixels, max_s, rate_hz = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
     # FFmpeg and OpenCV print what they like; the answer has a channel of its own.
@@ -104,4 +104,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(_answer())
