@@ -3,26 +3,32 @@
 python -m serving.decoder VIDEO MAX_PIXELS MAX_S RATE_HZ
 
 writes messages to standard output, each a length (4 bytes, little-endian), so many bytes of JSON, and for a frame its pixels,
-uint8 RGB. The process may not write files and has limits on memory and time. `uploads.read_video` starts it and reads them.
+uint8 RGB. The process can't put anything into files and has limits on memory and time, and knows no secret of the server; that
+contains accidents and is no sandbox. `uploads.read_video` starts it, reads them, and believes none of them unseen.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import struct
 import sys
+from pathlib import Path
 from typing import IO, Any
 
 #: Address space that it may take. OpenCV itself takes about one GiB, a frame of 25 million pixels under half of one.
 MEMORY_BYTES = 4 * 1024**3
 #: Threads take address space each, so there must not be one a core on a machine of many.
 THREADS = 2
-ENVIRONMENT = {"OPENCV_LOG_LEVEL": "OFF", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "4"}
+#: A frame that takes longer ends the process.
+FRAME_S = 20
 #: Seconds of the processor for each second of video that may be read, at least _LEAST_CPU_S in all.
-_CPU_PER_S = 10
+_CPU_PER_S = 5
 _LEAST_CPU_S = 60
 _LENGTH = struct.Struct("<I")
+_LONGEST = 10_000
 
 
 def write_message(stream: IO[bytes], values: dict[str, Any], pixels: Any = b"") -> None:
@@ -33,15 +39,32 @@ def write_message(stream: IO[bytes], values: dict[str, Any], pixels: Any = b"") 
 
 
 def read_message(stream: IO[bytes]) -> dict[str, Any] | None:
-    """The JSON values of the next message; None at the end, also where the last message is cut off."""
+    """The JSON values of the next message; None at the end, also where the last message is cut off or is none."""
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         return None
     (length,) = _LENGTH.unpack(head)
-    if length > 10_000:
+    if length > _LONGEST:
         return None
-    text = stream.read(length)
-    return json.loads(text) if len(text) == length else None
+    try:
+        values = json.loads(stream.read(length))
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def environment() -> dict[str, str]:
+    """What the process is told: where things are, and no token or other secret that the server was started with."""
+    kept = ("PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP")
+    found = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **{name: os.environ[name] for name in kept if name in os.environ},
+        "PYTHONPATH": os.pathsep.join(found),
+        "OPENCV_LOG_LEVEL": "OFF",
+        "OPENCV_FFMPEG_LOGLEVEL": "-8",  # who starts it reads errors when it is over, and would not read a flood of them
+        "OPENBLAS_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "4",
+    }
 
 
 def _limit(max_s: float) -> None:
@@ -50,12 +73,27 @@ def _limit(max_s: float) -> None:
     except ImportError:  # Windows has no such limits
         return
     cpu_s = int(max(_LEAST_CPU_S, _CPU_PER_S * max_s))
-    for kind, most in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, cpu_s), (resource.RLIMIT_FSIZE, 0)):
+    limits = {
+        resource.RLIMIT_AS: MEMORY_BYTES,
+        resource.RLIMIT_CPU: cpu_s,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, most in limits.items():
         _, hard = resource.getrlimit(kind)
-        resource.setrlimit(kind, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard), hard))
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        with contextlib.suppress(ValueError, OSError):  # macOS takes no limit on address space
+            resource.setrlimit(kind, (most, most))
+
+
+def _patience(seconds: float) -> None:
+    """End the process after so many seconds, wherever it is then; 0: never. Windows has no such alarm."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _decode(path: str, max_pixels: int, max_s: float, rate_hz: float, out: IO[bytes]) -> None:
+    _patience(FRAME_S)
     import cv2
 
     cv2.setNumThreads(THREADS)
@@ -82,7 +120,9 @@ def _decode(path: str, max_pixels: int, max_s: float, rate_hz: float, out: IO[by
         if not found or bgr is None or bgr.shape[0] * bgr.shape[1] > max_pixels:
             continue
         rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        _patience(0)  # who reads may take their time
         write_message(out, {"time_s": time_s, "duration_s": duration_s, "size_hw": rgb.shape[:2]}, memoryview(rgb).cast("B"))
+        _patience(FRAME_S)
     if number == 0:
         _refuse(out, 422, "the video has no frame that can be read; is the file complete?")
     write_message(out, {"end": True})

@@ -39,7 +39,7 @@ WORKERS = 2
 MAX_SESSIONS = 32
 SESSION_S = 30.0
 #: A stopping server waits so long for its threads; the rest of the three seconds that it has is for the others.
-CLOSE_S = 1.0
+CLOSE_S = 0.8
 
 
 class OnDemand(Generic[_Made]):

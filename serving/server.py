@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fer_keras.serving")
 
 #: After a signal the process is gone in this time, whatever a driver or a client does.
-STOP_S = 2.0
+STOP_S = 1.8
 #: A client that takes or gives nothing for so long is dropped.
 CLIENT_TIMEOUT_S = 10
 #: What the system may hold back for a slow viewer, who would else see what was seconds ago.
@@ -96,7 +96,7 @@ def make_server(app: Flask, config: ServerConfig) -> Any:
         server_name="fer_keras",
         request_queue_size=128,
         timeout=CLIENT_TIMEOUT_S,
-        shutdown_timeout=1,
+        shutdown_timeout=0.5,
     )
     server.ConnectionClass = Connection
     server.max_request_body_size = config.largest_body

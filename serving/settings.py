@@ -33,7 +33,7 @@ class ServerConfig:
     frame of a video. max_video_s: how much of an uploaded video is analysed. max_faces: most faces told per picture.
     max_side_px: larger pictures are shrunk before faces are looked for. record_rows: a recording ends when it has so many.
     jpeg_quality: 1..100. picture_fps: most pictures a second that viewers get, on average; results are of every frame.
-    sent_per_s: most pictures a second to all viewers of a source together, while it gives more frames than can be analysed.
+    sent_per_s: most pictures a second to all viewers of a camera together, while it gives more frames than can be analysed.
     idle_stop_s: how long after the last viewer has gone a source is kept open.
     """
 

@@ -37,8 +37,9 @@ log = logging.getLogger("fer_keras.serving")
 TICK_S = 0.2
 #: How often a notice is sent again while there is nothing else, so that connections which are gone are noticed.
 NOTICE_S = 1.0
-#: A source gives more than can be analysed where this share of its latest frames was skipped, over about so many frames.
-BEHIND_SHARE, BEHIND_FRAMES = 0.1, 60
+#: A camera gives more than can be analysed from where this share of its latest frames was skipped, over about so many frames,
+#: until it is the other.
+BEHIND_SHARE, CAUGHT_UP_SHARE, BEHIND_FRAMES = 0.1, 0.03, 60
 #: However many watch, each gets so many pictures a second.
 LEAST_PICTURE_HZ = 5.0
 
@@ -160,7 +161,7 @@ class Stream:
         self._changed = threading.Condition(lock)
         self._pictured = threading.Condition(lock)
         self._pace = Pace(config.picture_fps)
-        self._behind = 0.0  # share of the latest frames that there was no time for
+        self._behind, self._lagging = 0.0, False  # share of the latest frames that there was no time for; whether it is large
         self._source_turn = threading.Lock()
         self._run: _Run | None = None
         self._closed = False
@@ -300,6 +301,7 @@ class Stream:
         if self._closed or (self._run and not self._run.stop.is_set()):
             return
         run = self._run = _Run(keep_all=not self.source.live)
+        self._behind, self._lagging = 0.0, False
         self._latest = self._picture = None  # what was seen before is not shown as if it were now
         self._state, self._message = "connecting", f"opening {self.source.title}"
         for work in (self._capture, self._analyse):
@@ -432,7 +434,9 @@ class Stream:
     def _picture_rate_hz(self) -> float:
         """Pictures a second for each viewer. Where frames are skipped, sending to many takes the time that analysis lacks."""
         most = self.config.picture_fps
-        if self._behind < BEHIND_SHARE:
+        # Two bounds, since what is spared here makes the share smaller.
+        self._lagging = self._behind > (CAUGHT_UP_SHARE if self._lagging else BEHIND_SHARE)
+        if not self._lagging:
             return most
         return min(most, max(LEAST_PICTURE_HZ, self.config.sent_per_s / max(1, self._watching["picture"])))
 

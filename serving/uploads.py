@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import os
+import logging
 import subprocess
 import sys
 import tempfile
@@ -25,6 +25,10 @@ from serving import decoder
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp")
 _COPY = 1 << 20
+#: How long a decoder whose answer has ended may take to be gone.
+_LAST_WORDS_S = 1.0
+
+log = logging.getLogger("fer_keras.serving")
 
 
 class RequestError(FerError):
@@ -128,29 +132,56 @@ def read_video(path: Path, max_pixels: int, max_s: float, rate_hz: float) -> Ite
     """Frames of a video, at most `rate_hz` of each second and none after `max_s`; decoded by a process of their own.
 
     Gives (seconds into the video, duration in seconds or 0 where unknown, uint8 (h, w, 3) RGB). Raises RequestError: 413 for
-    too many pixels, 422 where no frame can be read or the decoder died of one.
+    too many pixels, 422 where no frame can be read or the decoder died of one, 500 where it could not begin.
     """
     command = [sys.executable, "-m", "serving.decoder", str(path), str(max_pixels), str(max_s), str(rate_hz)]
-    with subprocess.Popen(  # noqa: S603 - nothing of it comes from a request
-        command,
-        cwd=Path(__file__).parent.parent,  # where the package is found, installed or not
-        env={**os.environ, **decoder.ENVIRONMENT},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    # Nothing of the command comes from a request.
+    process = subprocess.Popen(  # noqa: S603
+        command, env=decoder.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
         try:
-            while message := decoder.read_message(process.stdout):
-                if "status" in message:
-                    raise RequestError(message["status"], message["message"])
-                if "end" in message:
-                    return
-                height, width = message["size_hw"]
-                size = height * width * 3
-                pixels = process.stdout.read(size) if height * width <= max_pixels else b""
-                if len(pixels) < size:
-                    break
-                yield message["time_s"], message["duration_s"], np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
-            raise RequestError(422, "the video can't be read to its end; is the file damaged?")
+            yield from _believed(process.stdout, max_pixels, max_s)
+        except _BrokenVideoError as error:
+            try:
+                code = process.wait(_LAST_WORDS_S)
+            except subprocess.TimeoutExpired:  # it lives, and sends what can't be
+                process.kill()
+                code = process.wait()
+            log.warning("the decoder of a video ended with code %s: %s", code, process.stderr.read(2000).decode(errors="replace"))
+            if code > 0 and not error.begun:  # an error of Python's, and neither a crash nor a limit
+                raise RequestError(500, "the decoder of videos could not be started; the server's log says why") from None
+            raise RequestError(422, "the video can't be read to its end; is the file damaged?") from None
         finally:
             process.kill()
+
+
+class _BrokenVideoError(Exception):
+    """The decoder died, or says what can't be. begun: whether it said anything that can."""
+
+    def __init__(self, begun: bool) -> None:
+        super().__init__()
+        self.begun = begun
+
+
+def _believed(stream: IO[bytes], max_pixels: int, max_s: float) -> Iterator[tuple[float, float, np.ndarray]]:
+    """What the decoder sends, as far as it can be so: a file that took it over must not get further than to send pictures."""
+    latest_s = -1.0
+    while message := decoder.read_message(stream):
+        if message.get("end") is True:
+            return
+        if message.get("status") in (413, 422):
+            raise RequestError(message["status"], str(message.get("message"))[:200])
+        try:
+            height, width = (int(side) for side in message["size_hw"])
+            time_s, duration_s = float(message["time_s"]), float(message["duration_s"])
+        except (KeyError, TypeError, ValueError):
+            break
+        if not (min(height, width) >= 1 and height * width <= max_pixels and latest_s < time_s <= max_s and duration_s >= 0):
+            break
+        pixels = stream.read(height * width * 3)
+        if len(pixels) < height * width * 3:
+            break
+        latest_s = time_s
+        yield time_s, duration_s, np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+    raise _BrokenVideoError(begun=latest_s >= 0)

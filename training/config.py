@@ -79,8 +79,10 @@ class TrainConfig:
         type=str,
         choices=("cached", "live"),
     )
-    frozen_batch_size: int = _setting(
-        256, "densenet: faces in a batch while the backbone is frozen; small ones mostly cost their calling", type=int
+    frozen_batch_size: int | None = _setting(
+        None,
+        "densenet: faces in a batch while the backbone is frozen; default 256, fewer where an epoch would have under six batches",
+        type=int,
     )
     feature_views: int = _setting(0, "augmented views of each face whose features are cached beside the plain one", type=int)
     # training
@@ -108,7 +110,7 @@ class TrainConfig:
         "not have been trained on faces that the result is judged by",
         type=str,
     )
-    teacher_share: float = _setting(0.5, "share of the targets that is the teacher's", type=float)
+    teacher_share: float | None = _setting(None, "share of the targets that is the teacher's (default 0.5)", type=float)
     encoding: str = _setting("one-hot", "form of the targets", switch=("--one-hot", "--sparse"), values=("one-hot", "sparse"))
     balance: list[str] = _setting([], "columns whose cells count alike: label, gender, label,gender...; none", type=words)
     balance_by: str = _setting(
@@ -185,6 +187,8 @@ class TrainConfig:
             raise ConfigError("--balance-target is for --balance-by augment, which brings short cells up to it")
         if self.encoding == "sparse" and self.targets == "soft":
             raise ConfigError("soft targets are distributions and need --one-hot; use --targets hard or majority with --sparse")
+        if self.teacher_share is not None and not self.teacher:
+            raise ConfigError("--teacher-share is for --teacher, which names the model that teaches")
         if self.encoding == "sparse" and self.teacher:
             raise ConfigError("what a teacher says is a distribution and needs --one-hot")
         if self.encoding == "sparse" and self.label_smoothing:
@@ -209,6 +213,8 @@ class TrainConfig:
             filled = {"epochs": self.epochs or 30}
             total = filled["epochs"]
         filled["lr"] = self.lr or 1e-3
+        if self.teacher and self.teacher_share is None:
+            filled["teacher_share"] = 0.5
         filled["best_after"] = min(10, total // 3) if self.best_after is None else self.best_after
         return dataclasses.replace(self, **filled)
 

@@ -17,10 +17,14 @@ from fer_keras.files import writing_whole
 from fer_keras.models.transfer import find_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
     from fer_keras.data.dataset import FaceDataset
     from training.config import TrainConfig
+
+
+def _teacher_path(config: TrainConfig) -> Path:
+    return find_weights(config.teacher, config.saved_models, what="the teacher")
 
 
 def check_teacher(config: TrainConfig, dataset: FaceDataset) -> None:
@@ -29,7 +33,7 @@ def check_teacher(config: TrainConfig, dataset: FaceDataset) -> None:
 
     if not config.teacher:
         return
-    path = find_weights(config.teacher, config.saved_models)
+    path = _teacher_path(config)
     labels = read_metadata(path)["labels"]
     if set(labels) != set(dataset.labels):
         raise ConfigError(
@@ -44,7 +48,6 @@ def taught(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray, targets:
     rows: int64 (n,), the faces. targets: float32 (n, classes), what they are labelled. folder: where the teacher's answers are
     kept, so that a training that goes on has the very same targets.
     """
-    check_teacher(config, dataset)
     kept = folder / "teacher.npy"
     if kept.is_file():
         said = np.load(kept, allow_pickle=False)
@@ -58,36 +61,44 @@ def taught(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray, targets:
 def _asked(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray) -> np.ndarray:
     from training import scoring
 
-    model = scoring.exported_model(find_weights(config.teacher, config.saved_models))
+    check_teacher(config, dataset)
+    model = scoring.exported_model(_teacher_path(config))
     said = scoring.predict_rows(model, dataset, rows, title=f"teacher {model.key}")
     said = said[:, [model.labels.index(label) for label in dataset.labels]]
     return said / said.sum(axis=1, keepdims=True)
 
 
-def seen_before(config: TrainConfig, dataset: FaceDataset) -> list[str]:
-    """A sentence for each exported model that the settings build on and that was trained on this very data set.
+def seen_before(config: TrainConfig, dataset: FaceDataset) -> dict[str, set[str]]:
+    """The splits of this very data set that exported models have seen which the settings build on.
 
-    For commands that judge by faces of every split, of which such a model has seen some.
+    What it is for ("the training starts from NAME") -> splits, of models whose metadata says that they were trained on it.
     """
     from fer_keras.errors import ModelError
     from fer_keras.models.exported import read_metadata
 
-    used: Mapping[str, str | None] = {
+    used: dict[str, str | None] = {
         "the training starts from": None if config.weights in ("auto", "none", "imagenet") else config.weights,
         "the training is taught by": config.teacher,
     }
-    notes = []
+    seen = {}
     for what, name in used.items():
         if name is None:
             continue
-        path = find_weights(name, config.saved_models)
         try:
+            path = find_weights(name, config.saved_models)
             trained_on = read_metadata(path)["trained_on"]
-        except ModelError:  # a file of weights tells nothing of its data
+        except ModelError:  # a file of weights tells nothing of its data, nor does a model that is gone when all is trained
             continue
         if isinstance(trained_on, dict) and trained_on.get("fingerprint") == dataset.fingerprint:
-            notes.append(
-                f"{what} {path.name}, which was trained on this very data set: it has seen faces that the folds are judged by, "
-                "and their figures flatter"
-            )
-    return notes
+            seen[f"{what} {path.name}"] = set(trained_on.get("splits", ["train"]))
+    return seen
+
+
+def notes_on_seen(config: TrainConfig, dataset: FaceDataset, judged: Iterable[str]) -> list[str]:
+    """A sentence for each model that the settings build on and that has seen faces of the splits that are judged by."""
+    return [
+        f"{what}, which was trained on {', '.join(sorted(splits))} faces of this very data set: figures on "
+        f"{', '.join(sorted(splits & set(judged)))} faces flatter"
+        for what, splits in seen_before(config, dataset).items()
+        if splits & set(judged)
+    ]

@@ -106,8 +106,9 @@ class KFoldRun:
         return [fold for fold in self.folds if self.fold_run(fold).finished]
 
     def begun(self) -> bool:
-        """Whether any fold has come to the end of an epoch."""
-        return bool(self.trained()) or any((self.fold_run(fold).state_path / "state.json").is_file() for fold in self.folds)
+        """Whether any fold has come to the end of an epoch, or another process is at one."""
+        runs = [self.fold_run(fold) for fold in self.folds]
+        return bool(self.trained()) or any((run.state_path / "state.json").is_file() or run.lock_path.exists() for run in runs)
 
     def dataset(self) -> FaceDataset:
         """The data set. Raises DataError where it is gone or is no longer the same."""
@@ -181,7 +182,7 @@ def start(
     """
     import pandas as pd
 
-    from training.distillation import seen_before
+    from training.distillation import notes_on_seen
     from training.train import model_spec
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -203,7 +204,7 @@ def start(
     judged = select(dataset, rows, protocol)[0]
     parts = plan_folds(dataset, rows, folds, columns, settings.seed, notes.append)
     spec = model_spec(settings, dataset)
-    notes += seen_before(settings, dataset)
+    notes += notes_on_seen(settings, dataset, use)
     settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), out=str(out))
     building = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(building, ignore_errors=True)

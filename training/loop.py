@@ -102,10 +102,14 @@ def fit_one(
     the epoch of lowest validation loss after epoch `best_after`, final the last one. Test rows are never seen here.
     features: backbone and features that trainings of the same settings and data share, such as the folds of a k-fold run;
     for an architecture with a backbone. Each training starts from the same weights all the same.
-    Raises TrainingError where nothing is left to train on or the loss is no longer a number; ConfigError where another
-    process is training this run; KeyboardInterrupt where Ctrl-C came before the first epoch was over.
+    A run that is finished, by now or before, stays as it is. Raises TrainingError where nothing is left to train on or the loss
+    is no longer a number; ConfigError where another process is training this run; KeyboardInterrupt where Ctrl-C came before
+    the first epoch was over.
     """
-    with alone(run.path / "lock", f"{run.path} is being trained by another process; wait for its end"):
+    with alone(run.lock_path, f"{run.path} is being trained by another process; wait for its end"):
+        if run.finished:  # another process may have come to its end since the caller looked
+            known = run.metrics
+            return FitResult(known["epochs"], known["best_epoch"], known["best_val_loss"], False, known["seconds"])
         return _Training(config, train, validation, run, features).fit()
 
 
@@ -270,7 +274,7 @@ class _Training:
         net, train_load, validation_load = self._inputs(phase)
         weights, sampling = self._weights()
         count = len(self.train_rows)
-        batch_size = config.frozen_batch_size if phase.name == "frozen" else config.batch_size
+        batch_size = self._frozen_batch_size() if phase.name == "frozen" else config.batch_size
         steps = pipeline.steps_per_epoch(count, batch_size)
         # Each phase shuffles and augments by its own seed, and dropout follows (seed, epoch).
         stream = pipeline.training_stream(
@@ -327,6 +331,10 @@ class _Training:
                 load_state(net, self.folder / state.net)  # the epoch that was cut short counts for nothing
             return True
         return False
+
+    def _frozen_batch_size(self) -> int:
+        """As set; else large, since small ones mostly cost their calling, but with some steps in an epoch of few faces."""
+        return self.config.frozen_batch_size or min(256, max(16, len(self.train_rows) // 6))
 
     def _compile(self, net: keras.Model, phase: _Phase, steps: int) -> None:
         """A new optimizer and loss; or the old ones as they were when new, where the graph of an earlier fold fits."""

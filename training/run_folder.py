@@ -7,6 +7,7 @@ RUN/history.csv     a line an epoch: epoch, phase, loss, accuracy, val_loss, val
 RUN/best.weights.h5, final.weights.h5
 RUN/metrics.json    what was measured; figures/, tensorboard/, log.txt
 RUN/state/          only while it runs: what `--resume` needs
+RUN/lock            held by the process that trains it; one that was killed leaves it behind, which locks nobody out
 """
 
 from __future__ import annotations
@@ -123,6 +124,11 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the training came to its end."""
         return (self.path / "final.weights.h5").is_file() and not self.state_path.exists()
+
+    @property
+    def lock_path(self) -> Path:
+        """A file that is there while a process trains the run."""
+        return self.path / "lock"
 
     @property
     def state_path(self) -> Path:

@@ -58,8 +58,8 @@ def _train(args: argparse.Namespace) -> int:
     try:
         return _fit_and_finish(run, dataset)
     except FerError:
-        if not (run.state_path / "state.json").exists() and not run.finished:
-            shutil.rmtree(run.path)  # no epoch came to its end: there is nothing to go on with
+        if not (run.state_path / "state.json").exists() and not run.finished and not run.lock_path.exists():
+            shutil.rmtree(run.path)  # no epoch came to its end and nobody else is at it: there is nothing to go on with
         raise
 
 
@@ -100,12 +100,15 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
     import dataclasses
 
     from fer_keras.data.balance import cells
+    from training.distillation import notes_on_seen
     from training.run_folder import RunFolder
 
     rows = {split: dataset.rows(split) for split in ("train", "validation")}
     if settings.balance:
         cells(dataset, rows["train"], settings.balance)
     spec = model_spec(settings, dataset)
+    for note in notes_on_seen(settings, dataset, ("validation", "test")):
+        print(f"note: {note}")
     settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), export=export_name(settings, dataset))
     out = Path(settings.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{spec.name}")
     settings = dataclasses.replace(settings, out=str(out))
@@ -169,6 +172,7 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
     """
     from fer_keras.evaluation.plots import plot_history, save_png
     from fer_keras.models.exported import export_model
+    from training.distillation import seen_before
     from training.evaluate import evaluate_run, summary_text
 
     report = evaluate_run(run)
@@ -187,6 +191,7 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
             "n_train": run.metrics.get("n_train"),
             "n_validation": run.metrics.get("n_validation"),
             "targets": settings.targets,
+            "splits": sorted({"train"}.union(*seen_before(settings, dataset).values())),
             **({"teacher": Path(settings.teacher).name, "teacher_share": settings.teacher_share} if settings.teacher else {}),
         },
         "figures": figures,

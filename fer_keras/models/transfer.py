@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 _LAST_LAYER = 2
 
 
-def find_weights(weights: str, saved_models_dir: str | os.PathLike = "saved_models") -> Path:
-    """The file or folder that is meant: a path, or the name of an exported model. Raises ModelError where there is none."""
+def find_weights(weights: str, saved_models_dir: str | os.PathLike = "saved_models", what: str = "weights") -> Path:
+    """The file or folder that is meant: a path, or the name of an exported model. Raises ModelError where there is none.
+
+    what: what it is looked for as, "weights" or another word for the message.
+    """
     path = Path(weights)
     if path.exists() or os.sep in weights or weights.endswith((".h5", ".hdf5", ".keras")):
         return path
@@ -25,9 +28,9 @@ def find_weights(weights: str, saved_models_dir: str | os.PathLike = "saved_mode
     if not path.is_dir():
         names = sorted(entry.parent.name for entry in Path(saved_models_dir).glob("*/metadata.json"))
         has = f"it has {', '.join(names)}" if names else "it has no exported model"
+        others = "auto, imagenet, none, the path of a file, or" if what == "weights" else "a path or"
         raise ModelError(
-            f"weights {weights!r} are neither a file nor a model in {saved_models_dir} ({has}); "
-            "give auto, imagenet, none, the path of a file, or such a name"
+            f"{what} {weights!r}: neither a file nor a model in {saved_models_dir} ({has}); give {others} such a name"
         )
     return path
 

@@ -25,6 +25,7 @@ from live_server import MODEL, ROOT, TWIN_LABELS, camera, encoded, overlap, serv
 
 from fer_keras.detectors import create_detector
 from fer_keras.inference.recognizer import Recognizer
+from serving import decoder, uploads
 
 FACE_BOX = (178, 66, 268, 175)  # of the astronaut, by eye
 
@@ -193,15 +194,66 @@ def test_a_video_is_decoded_in_a_process_that_may_break_and_ends(server, long_vi
     ):
         lines = answer.iter_lines()
         assert json.loads(next(lines))["type"] == "video"
-        [decoder] = decoders()
-        limits = Path(f"/proc/{decoder}/limits").read_text()
+        [child] = decoders()
+        limits = Path(f"/proc/{child}/limits").read_text()
         assert re.search(r"Max file size +0 ", limits) and re.search(r"Max address space +4294967296 ", limits)
         if what == "the decoder crashes":
-            os.kill(decoder, signal.SIGSEGV)
+            os.kill(child, signal.SIGSEGV)
             *_, last = map(json.loads, lines)
             assert (last["type"], last["message"]) == ("error", "the video can't be read to its end; is the file damaged?")
     wait_until(lambda: not decoders())
     assert requests.get(server.url + "/healthz", timeout=10).json() == {"status": "ok"}
+
+
+def sent(*messages):
+    stream = io.BytesIO()
+    for values, pixels in messages:
+        decoder.write_message(stream, values, pixels)
+    stream.seek(0)
+    return stream
+
+
+FRAME = ({"time_s": 0.1, "duration_s": 1.0, "size_hw": [2, 3]}, bytes(18))
+
+
+def test_what_the_decoder_sends_is_taken_where_it_can_be():
+    [(time_s, duration_s, image)] = uploads._believed(sent(FRAME, ({"end": True}, b"")), max_pixels=6, max_s=1)
+    assert (time_s, duration_s, image.shape, image.dtype) == (0.1, 1.0, (2, 3, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {**FRAME[0], "size_hw": [-2, -3]},
+        {**FRAME[0], "size_hw": [4, 3]},
+        {**FRAME[0], "size_hw": "large"},
+        {**FRAME[0], "time_s": 7},
+        {**FRAME[0], "time_s": float("nan")},
+        {**FRAME[0], "time_s": 0.05},
+        {"status": 200, "message": "all is well"},
+        {"status": [422]},
+        [],
+        {},
+    ],
+)
+def test_what_can_not_be_is_not_believed_of_the_decoder(message):
+    frames = uploads._believed(sent(FRAME, (message, bytes(18)), ({"end": True}, b"")), max_pixels=6, max_s=1)
+    next(frames)
+    with pytest.raises(uploads._BrokenVideoError):
+        next(frames)
+
+
+def test_a_decoder_that_can_not_begin_is_no_fault_of_the_video(server, long_video, monkeypatch, caplog):
+    monkeypatch.setattr(decoder, "environment", lambda: {"PYTHONHOME": "/nowhere"})
+    with long_video.open("rb") as file:
+        answer = post(server, "/api/video", files={"video": file})
+    assert answer.status_code == 500 and "the server's log says why" in message(answer)
+    assert "ended with code 1" in caplog.text
+
+
+def test_the_decoder_knows_no_secret(monkeypatch):
+    monkeypatch.setenv("FER_KERAS_TOKEN", "a" * 30)
+    assert not any("a" * 30 in value for value in decoder.environment().values())
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_many_viewers_get_fewer_pictures_while_frames_are_skipped(fps, fewer):
         assert 15 <= seen <= 24  # 6 a second
         assert analysed > 1.5 * seen
     else:
-        assert seen >= 0.9 * analysed
+        assert seen >= 0.75 * analysed  # six a second would be 0.6 of them
 
 
 def test_a_slow_viewer_sees_fewer_pictures_and_delays_nobody(watched):

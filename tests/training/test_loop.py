@@ -13,6 +13,8 @@ from tiny_runs import MEASURED, ROOT, SIZE, TINY, continue_run, fit, history, st
 
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import FerError, TrainingError
+from training.config import TrainConfig
+from training.loop import fit_one
 from training.run_folder import RunFolder
 
 
@@ -135,6 +137,16 @@ def test_a_loss_that_is_no_number_ends_the_run_and_exports_nothing(dataset, tmp_
 def test_a_run_folder_is_not_overwritten(unbroken, dataset):
     with pytest.raises(FerError, match="exists already.*--resume"):
         start_only(dataset, unbroken[0].path, **TINY, export="another")
+
+
+def test_a_finished_run_stays_as_it_is(unbroken, dataset):
+    run, result = unbroken
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    again = fit_one(
+        TrainConfig.from_dict(run.config), dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run
+    )
+    assert again == result
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
 def test_two_processes_do_not_train_one_run(dataset, tmp_path):
