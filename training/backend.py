@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +34,9 @@ def choose_precision(requested: str) -> str:
     return "mixed_bfloat16" if "amx_bf16" in flags else "float32"
 
 
+@functools.cache
 def choose_strategy() -> tf.distribute.Strategy:
-    """MirroredStrategy where one machine has several GPUs, else the default strategy."""
+    """MirroredStrategy where a machine has several GPUs, else the default one; one a process, since two don't go together."""
     import tensorflow as tf
 
     several = len(tf.config.list_logical_devices("GPU")) > 1
