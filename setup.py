@@ -15,7 +15,7 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["fer_keras", "fer_keras.*", "training", "training.*", "serving", "serving.*"]),
-    package_data={"training": ["configs/*.yaml"], "serving": ["templates/*", "static/*"]},
+    package_data={"training": ["configs/*"], "serving": ["templates/*", "static/*"]},
     python_requires=">=3.10,<3.14",  # the Pythons that TensorFlow 2.21 has wheels for
     install_requires=[
         "tensorflow>=2.18,<2.23",  # from 2.18 on built for NumPy 2; a minor release may change what a seed gives
@@ -74,6 +74,7 @@ setup(
                     "mitigate",
                     "robustness",
                     "ablate",
+                    "average",
                     "ensemble",
                 ],
                 "serving": ["app", "predict", "desktop"],

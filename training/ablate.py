@@ -1,6 +1,6 @@
 """What each ingredient of a training brings: the same training with one thing changed, over seeds, and what of it is noise.
 
-python -m training.ablate --config training/configs/ferplus-cnn.yaml --vary "no flip: flip=false" --vary "hard: targets=hard"
+python -m training.ablate --config training/configs/ferplus-cnn-start.yaml --vary "no flip: flip=false" --seeds 3
 python -m training.ablate --data data/prepared/mine --epochs 10 --vary "poor cameras: dark=0.8 blur=0.03 noise=0.08" --mirror
 
 Each --vary is a name and the settings that it changes. Every variation is trained with every seed; a command that was stopped

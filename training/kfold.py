@@ -1,6 +1,6 @@
 """K-fold cross-validation: every face is judged by a model that never saw it, nor its person.
 
-python -m training.kfold --data data/prepared/ferplus --folds 5 --config training/configs/ferplus-cnn.yaml
+python -m training.kfold --data data/prepared/ferplus --folds 5 --config training/configs/ferplus-cnn-start.yaml
 python -m training.kfold --folds 10 --stratify label,gender,age_group --arch densenet --finetune-epochs 0
 python -m training.kfold --resume runs/20260101-120000-cnn-kfold
 python -m training.kfold --evaluate-only runs/20260101-120000-cnn-kfold

@@ -193,6 +193,7 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
             "targets": settings.targets,
             "splits": sorted({"train"}.union(*seen_before(settings, dataset).values())),
             **({"teacher": Path(settings.teacher).name, "teacher_share": settings.teacher_share} if settings.teacher else {}),
+            **({"mean_of": run.metrics["mean_of"]} if "mean_of" in run.metrics else {}),
         },
         "figures": figures,
         "seed": settings.seed,
@@ -204,7 +205,8 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
     target.parent.mkdir(parents=True, exist_ok=True)
     export_model(run.load_model("best"), run.spec, target, metadata, overwrite=settings.overwrite or _is_ours(target, run))
     run.update_metrics(exported=str(target))
-    for name in ("loss", "accuracy"):
+    drawn = ("loss", "accuracy") if (run.path / "history.csv").is_file() else ()  # a mean of runs has none
+    for name in drawn:
         save_png(plot_history(run.path / "history.csv", metric=name), run.path / "figures" / f"{name}.png")
     return target
 

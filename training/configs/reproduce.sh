@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Trains the shipped models of real faces anew, one after the other, into reproduced/; given again after a stop it goes on.
+#
+#   bash training/configs/reproduce.sh
+#
+# Needs data/prepared/ferplus and data/prepared/fer2013, which the README's "Real data" makes, and an environment with fer_keras.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS-1}"
+into=reproduced
+
+train() {
+    local run="runs/$into/$1"
+    if [ -f "$into/$1/metadata.json" ]; then
+        echo "$into/$1 is there"
+    elif [ -f "$run/config.json" ]; then
+        python -m training.train --resume "$run"
+    else
+        python -m training.train --config "training/configs/$1.yaml" --out "$run" --export "$1" --saved-models "$into"
+    fi
+}
+
+ensemble() {
+    local name="$1"
+    shift
+    if [ -f "$into/$name/metadata.json" ]; then
+        echo "$into/$name is there"
+    else
+        rm -rf "runs/$into/$name" # an ensemble of what is trained already takes minutes: nothing of it is kept
+        python -m training.ensemble --data data/prepared/ferplus --mirror --combine mean --out "runs/$into/$name" \
+            --export "$name" --saved-models "$into" --join "$@"
+    fi
+}
+
+train ferplus-cnn-start
+train ferplus-cnn-longer
+ensemble ferplus-teacher "$into/ferplus-cnn-longer" "$into/ferplus-cnn-start"
+train ferplus-cnn
+ensemble ferplus-ensemble "$into/ferplus-cnn" "$into/ferplus-cnn-longer"
+train fer2013-cnn
