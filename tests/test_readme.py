@@ -47,13 +47,13 @@ def test_reproducing_trains_what_each_step_builds_on_before_it():
 
     script = (ROOT / "training" / "configs" / "reproduce.sh").read_text()
     made: list[str] = []
-    for step, name, rest in re.findall(r"^(train|ensemble) (\S+)(.*)$", script, re.M):
+    for step, name, rest in re.findall(r"^(train|average|ensemble) (\S+)(.*)$", script, re.M):
         if step == "train":
             config = yaml.safe_load((ROOT / "training" / "configs" / f"{name}.yaml").read_text())
             needs = [config.get("weights"), config.get("teacher")]
         else:
-            needs = re.findall(r"\$into/([\w-]+)", rest)
-            assert len(needs) == 2
+            needs = re.findall(r"(?:\$into/| )([a-z][\w-]+)", rest)
+            assert len(needs) >= 2
         assert {need for need in needs if need not in (None, "none")} <= set(made), name
         made.append(name)
     assert {"ferplus-cnn", "ferplus-ensemble", "fer2013-cnn"} <= set(made)

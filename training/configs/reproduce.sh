@@ -32,9 +32,19 @@ ensemble() {
     fi
 }
 
+average() {
+    if [ -f "$into/$1/metadata.json" ]; then
+        echo "$into/$1 is there"
+    else
+        rm -rf "runs/$into/$1"
+        python -m training.average "runs/$into/$2" "runs/$into/$3" --out "runs/$into/$1" --export "$1" --saved-models "$into"
+    fi
+}
+
 train ferplus-cnn-start
 train ferplus-cnn-longer
 ensemble ferplus-teacher "$into/ferplus-cnn-longer" "$into/ferplus-cnn-start"
-train ferplus-cnn
-ensemble ferplus-ensemble "$into/ferplus-cnn" "$into/ferplus-cnn-longer"
+train ferplus-cnn-robust
+average ferplus-cnn ferplus-cnn-longer ferplus-cnn-robust
+ensemble ferplus-ensemble "$into/ferplus-cnn-start" "$into/ferplus-cnn-longer" "$into/ferplus-cnn-robust"
 train fer2013-cnn
