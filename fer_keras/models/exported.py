@@ -445,6 +445,7 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         "",
         "```python",
         "from fer_keras.models.exported import load_exported",
+        "",
         f'model = load_exported("saved_models/{metadata["name"]}")',
         "probabilities = model.predict(faces)  "
         f"# uint8 (n, {size['height']}, {size['width']}, {size['channels']}) -> float32 (n, {len(metadata['labels'])})",
