@@ -22,6 +22,8 @@ from typing import IO, Any
 MEMORY_BYTES = 4 * 1024**3
 #: Threads take address space each, so there must not be one a core on a machine of many.
 THREADS = 2
+#: Variables that keep OpenCV and FFmpeg from writing a line for each damaged block.
+QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
 #: A frame that takes longer ends the process.
 FRAME_S = 20
 #: Seconds of the processor for each second of video that may be read, at least _LEAST_CPU_S in all.
@@ -60,8 +62,7 @@ def environment() -> dict[str, str]:
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "PYTHONPATH": os.pathsep.join(found),
-        "OPENCV_LOG_LEVEL": "OFF",
-        "OPENCV_FFMPEG_LOGLEVEL": "-8",  # who starts it reads errors when it is over, and would not read a flood of them
+        **QUIET,  # who starts it reads errors when it is over, and would not read a flood of them
         "OPENBLAS_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "4",
     }

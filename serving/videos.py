@@ -22,6 +22,7 @@ import numpy as np
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.files import write_json
 from fer_keras.types import TrackedFace
+from serving import decoder
 from serving.outputs import shown
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def is_video(path: str | os.PathLike) -> bool:
 
 def quiet_decoder() -> None:
     """Keep FFmpeg from writing a line for each damaged block to the terminal. Has to come before cv2 is imported."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    for name, value in decoder.QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 class VideoReader:

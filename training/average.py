@@ -56,8 +56,8 @@ def average(runs: Sequence[RunFolder], out: Path) -> RunFolder:
         )
     # The last one's settings, as the one that was trained on; what it started from says that it has a past.
     made = RunFolder.create(out, runs[-1].config, first.spec, datasets[0], {"train": train, "validation": validation})
-    model = first.load_model("best")
-    members = [run.load_model("best").get_weights() for run in runs]
+    model, *others = (run.load_model("best") for run in runs)
+    members = [member.get_weights() for member in (model, *others)]
     model.set_weights([np.mean(each, axis=0) for each in zip(*members, strict=True)])
     for which in ("best", "final"):
         save_weights(model, made.path / f"{which}.weights.h5")

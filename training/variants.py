@@ -172,11 +172,13 @@ def judge(runs: Sequence[Sequence[RunFolder]], faces: ScoredFaces, groups: np.nd
     """
     dataset = faces.dataset
     mirror = mirror or [False] * len(runs)
-    predicted = {}
+    predicted, plain = {}, {}
     for seeds, mirrored in zip(runs, mirror, strict=True):
         for run in seeds:
             (model,) = scoring.run_models(run, ["best"], f"{run.name}/")
-            said = scoring.predict_rows(model, dataset, faces.rows)
+            if run.name not in plain:  # a run may be judged both ways
+                plain[run.name] = scoring.predict_rows(model, dataset, faces.rows)
+            said = plain[run.name]
             if mirrored:
                 said = said + scoring.predict_rows(model, dataset, faces.rows, change=lambda images, _: images[:, :, ::-1])
             predicted[predicted_key(run, mirrored)] = said.argmax(axis=1)

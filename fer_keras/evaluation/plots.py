@@ -288,7 +288,6 @@ def plot_histories(history_csvs: Mapping[str, str | os.PathLike], metric: str = 
     for axes, (name, path) in zip(grid, history_csvs.items(), strict=False):
         _draw_history(axes, _read_history(path), metric)
         axes.set_title(name, fontsize=10)
-        axes.tick_params(labelsize=8)
     for axes in grid[len(history_csvs) :]:
         axes.set_axis_off()
     for axes in grid[len(history_csvs) - columns : len(history_csvs)]:  # the lowest of each column
