@@ -52,7 +52,7 @@ def main() -> None:
     }
     flat = [variant for each in planned.values() for variant in each]
     runs = variants.train_variants(flat, dataset, out)
-    faces, notes = variants.judged_faces(dataset, None)
+    faces, notes = variants.judged_faces(dataset, None, ways.values())
     judged = variants.judge([[run] for run in runs], faces, faces.true_names)
     lines = []
     for (way, size), each in planned.items():

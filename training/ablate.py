@@ -51,8 +51,8 @@ def ablate(
     """
     dataset = variants.load_dataset(settings)
     rows = {split: dataset.rows(split) for split in ("train", "validation")}
-    faces, notes = variants.judged_faces(dataset, protocol)
     everything = {BASE: settings, **varied}
+    faces, notes = variants.judged_faces(dataset, protocol, everything.values())
     planned = {
         name: [Variant(f"{_folder(name)}-seed{one.seed}", one, rows) for one in variants.with_seeds(changed, seeds)]
         for name, changed in everything.items()

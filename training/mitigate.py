@@ -75,7 +75,7 @@ def mitigate(
     cells(dataset, rows["train"], by)
     if "augment" in methods:
         check_strengths(settings.new_pictures())
-    faces, notes = variants.judged_faces(dataset, protocol)
+    faces, notes = variants.judged_faces(dataset, protocol, [settings])
     groups, known = variants.joined_groups(dataset, faces.rows, groups_by)
     _check_test_groups(dataset, groups_by, groups[known], min_n, faces.split)
     planned = {

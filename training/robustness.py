@@ -131,7 +131,7 @@ def robustness(
     dataset = variants.load_dataset(settings)
     column, group = _parsed_group(dataset, remove)
     removal = remove_group(dataset, column, group, levels, settings.seed)
-    faces, notes = variants.judged_faces(dataset, protocol)
+    faces, notes = variants.judged_faces(dataset, protocol, [settings])
     faces, groups, test_notes = _test_set(dataset, faces, column, group, min_n, settings.seed)
     planned = [
         [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,13 +208,20 @@ def joined_groups(dataset: FaceDataset, rows: np.ndarray, columns: Sequence[str]
     return np.array([JOIN.join(part) for part in zip(*parts, strict=True)]), known
 
 
-def judged_faces(dataset: FaceDataset, protocol: str | None) -> tuple[ScoredFaces, list[str]]:
-    """The test faces, or those of validation where there is no test, and what a reader should know about that."""
+def judged_faces(dataset: FaceDataset, protocol: str | None, settings: Iterable[TrainConfig]) -> tuple[ScoredFaces, list[str]]:
+    """The test faces, or those of validation where there is no test, and what a reader should know about that.
+
+    settings: of all variants, which may start from models, or be taught by models, that have seen these faces.
+    """
+    from training.distillation import notes_on_seen
+
     faces = scoring.choose_faces([], dataset, None, protocol)
-    if faces.split == "test":
-        return faces, []
-    note = f"{dataset.name} has no test faces: these are its {faces.split} faces, by which the best epochs were chosen"
-    return faces, [note]
+    notes = [note for one in settings for note in notes_on_seen(one, dataset, [faces.split])]
+    if faces.split != "test":
+        notes.insert(
+            0, f"{dataset.name} has no test faces: these are its {faces.split} faces, by which the best epochs were chosen"
+        )
+    return faces, list(dict.fromkeys(notes))
 
 
 def load_dataset(settings: TrainConfig) -> FaceDataset:

@@ -11,7 +11,7 @@ from commandline import refused, run
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError
 from fer_keras.models.exported import load_exported
-from training import kfold, train
+from training import kfold, train, variants
 from training.config import TrainConfig
 from training.distillation import taught
 from training.run_folder import RunFolder
@@ -84,11 +84,29 @@ def test_a_teacher_of_other_classes_is_refused(trained, tmp_path):
         train.model_spec(TrainConfig(teacher=str(trained.exported)), data)
 
 
+def _model_that_saw(trained, folder, splits):
+    """The exported model, said to have been trained on those splits of its data."""
+    shutil.copytree(trained.exported, folder)
+    metadata = json.loads((folder / "metadata.json").read_text())
+    fingerprint = FaceDataset.load(trained.data).fingerprint
+    metadata["trained_on"] = {"name": "bands", "fingerprint": fingerprint, "splits": splits}
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    return str(folder)
+
+
+def test_variants_judged_by_faces_that_a_teacher_saw_say_so(trained, here):
+    data = FaceDataset.load(trained.data)
+    split = "test" if len(data.rows("test")) else "validation"
+    honest = _model_that_saw(trained, here / "honest", ["train"])
+    knows = _model_that_saw(trained, here / "knows", ["train", split])
+    settings = [TrainConfig(weights=honest), TrainConfig(teacher=knows), TrainConfig(teacher=knows, seed=1)]
+    _, notes = variants.judged_faces(data, None, settings)
+    [note] = [note for note in notes if "flatter" in note]
+    assert f"is taught by knows, which was trained on {', '.join(sorted(['train', split]))} faces" in note
+
+
 def test_folds_that_build_on_a_model_of_the_same_data_say_so(trained, here, capsys):
-    shutil.copytree(trained.exported, here / "seen")
-    metadata = json.loads((here / "seen/metadata.json").read_text())
-    metadata["trained_on"] = {"name": "bands", "fingerprint": FaceDataset.load(trained.data).fingerprint}
-    (here / "seen/metadata.json").write_text(json.dumps(metadata))
+    _model_that_saw(trained, here / "seen", ["train"])
     words = ["--data", trained.data, "--folds", 2, "--epochs", 1, "--weights", here / "seen", "--out", "runs/folds"]
     made = kfold.start_run(kfold.build_parser().parse_args([str(word) for word in words]))
     [note] = [note for note in made.plan["notes"] if "starts from seen" in note]
