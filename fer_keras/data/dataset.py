@@ -10,6 +10,7 @@ that could not be decoded has a black picture in its place.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.errors import DataError
-from fer_keras.files import replace_folder, write_json
+from fer_keras.files import alone, replace_folder, write_json
 from fer_keras.labels import VOTE_NAMES
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ class DatasetWriter:
     ...     row = writer.add(face)
     ...     writer.finish(columns={"label": [...], ...}, labels=labels, group_columns=(), info={...})
 
-    Leaving the block without `finish`, or through an error, leaves nothing behind.
+    Leaving the block without `finish`, or through an error, leaves nothing behind; what a killed process left goes with the
+    next one that writes there. ConfigError where another process is writing it.
     """
 
     def __init__(self, out: str | os.PathLike, *, image_size: int, channels: int, overwrite: bool = False) -> None:
@@ -165,21 +167,24 @@ class DatasetWriter:
         self.image_size, self.channels, self.overwrite = image_size, channels, overwrite
         if self.out.exists() and not overwrite and not (self.out.is_dir() and not any(self.out.iterdir())):
             raise DataError(f"{self.out} exists already; choose another --out, or --overwrite")
-        self._temporary = self.out.with_name(f".{self.out.name}.{os.getpid()}.part")
+        # One name for all processes, so that the next one finds what a killed one left; `alone` keeps two from writing there.
+        self._temporary = self.out.with_name(f".{self.out.name}.part")
         self._count = 0
 
     def __enter__(self) -> DatasetWriter:
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir(parents=True)
-        self._file = (self._temporary / "faces.npy").open("wb")
-        self._file.write(b"\0" * _NPY_HEADER_BYTES)  # the shape is known at the end only
+        lock = self.out.with_name(f".{self.out.name}.lock")
+        with contextlib.ExitStack() as held:
+            held.enter_context(alone(lock, f"{self.out} is being written by another process; wait for its end"))
+            held.callback(shutil.rmtree, self._temporary, ignore_errors=True)
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary.mkdir(parents=True)
+            self._file = held.enter_context((self._temporary / "faces.npy").open("wb"))
+            self._file.write(b"\0" * _NPY_HEADER_BYTES)  # the shape is known at the end only
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        try:
-            self._file.close()
-        finally:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        self._held.close()
 
     def add(self, face: np.ndarray | None) -> int:
         """Append one face, uint8 (size, size, channels); None writes a black one. Returns its row number."""

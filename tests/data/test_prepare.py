@@ -14,7 +14,7 @@ from layouts import VOTES_HEADER, class_folders, kaggle_csv, pictures, votes_csv
 from PIL import Image
 
 from fer_keras.data import targets
-from fer_keras.data.dataset import FaceDataset
+from fer_keras.data.dataset import DatasetWriter, FaceDataset
 from fer_keras.data.prepare import PrepareSettings, prepare
 from fer_keras.errors import ConfigError, DataError
 from training.prepare import main
@@ -423,7 +423,18 @@ def test_a_prepare_that_is_killed_leaves_no_half_data_set(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (tmp_path / "d").exists()
+    assert list(tmp_path.iterdir())  # a killed process clears nothing away: the next one does
     assert prepare(PrepareSettings("synthetic", count=64, out=str(tmp_path / "d"))).splits()
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_two_prepares_do_not_write_one_data_set(tmp_path):
+    with (
+        DatasetWriter(tmp_path / "d", image_size=48, channels=1),
+        pytest.raises(ConfigError, match="being written by another process"),
+    ):
+        prepare(PrepareSettings("synthetic", count=64, out=str(tmp_path / "d")))
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- cost
