@@ -14,7 +14,7 @@ from fer_keras.cli import words
 from fer_keras.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fer_keras.data.pipeline import Augmentation
+    from fer_keras.data.pipeline import Augmentation, Mixing
 
 TWO_PHASES = ("densenet121", "densenet169", "densenet201")
 ALIASES = {"densenet": "densenet121"}
@@ -137,6 +137,12 @@ class TrainConfig:
     dark: float = _setting(0.0, "most light that is missing, share, in half of them", type=float)
     blur: float = _setting(0.0, "widest blur, sigma as a share of the side, in half of them", type=float)
     noise: float = _setting(0.0, "strongest noise, standard deviation as a share of white, in half of them", type=float)
+    mixup: float = _setting(
+        0.0, "blend pairs of pictures and targets, shares from Beta(this, this); 0: not; 0.2, say", type=float
+    )
+    cutmix: float = _setting(
+        0.0, "put a piece of one picture onto another, area from Beta(this, this); 0: not; 1, say", type=float
+    )
     # the rest
     seed: int = _setting(0, "seed of everything random", type=int)
     out: str | None = _setting(None, "run folder; default runs/TIME-ARCH", type=str)
@@ -193,6 +199,12 @@ class TrainConfig:
             raise ConfigError("what a teacher says is a distribution and needs --one-hot")
         if self.encoding == "sparse" and self.label_smoothing:
             raise ConfigError("label smoothing needs --one-hot targets")
+        if self.mixing() and self.encoding == "sparse":
+            raise ConfigError("mixed targets are distributions and need --one-hot")
+        if self.mixing() and self.balance_by == "dro":
+            raise ConfigError(
+                "group DRO needs pictures that are of one cell, and mixed ones are of two; leave mixup and cutmix out"
+            )
 
     @property
     def two_phases(self) -> bool:
@@ -221,6 +233,13 @@ class TrainConfig:
     def augmentation(self) -> Augmentation | None:
         """How training pictures are varied from epoch to epoch, or None."""
         return self.new_pictures() if self.augment else None
+
+    def mixing(self) -> Mixing | None:
+        """How training pictures are mixed with each other, or None."""
+        from fer_keras.data.pipeline import Mixing
+
+        mixing = Mixing(mixup=self.mixup, cutmix=self.cutmix)
+        return mixing if mixing and self.augment else None
 
     def new_pictures(self) -> Augmentation:
         """How the new pictures of `--balance-by augment` differ from those they are made of, with or without --augment."""

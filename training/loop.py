@@ -285,6 +285,7 @@ class _Training:
             start_epoch=state.phase_epoch,
             weights=weights,
             sampling=sampling,
+            mixing=None if net.name == "head" else config.mixing(),  # stored features are no pictures
             in_memory=net.name == "head",
         )
         validation = pipeline.evaluation_batches(

@@ -103,6 +103,64 @@ class Augmentation:
         return images
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """Mixes each training picture with another of its batch, and the targets in the same shares, against overfitting.
+
+    mixup: blends two pictures, their shares drawn from Beta(mixup, mixup); Zhang et al. 2018, arXiv:1710.09412. cutmix: puts a
+    rectangle of one onto the other, its area drawn from Beta(cutmix, cutmix); Yun et al. 2019, arXiv:1905.04899. 0: not so.
+    One of the two, since a picture can't be both.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) <= 10:
+                raise ConfigError(f"{name} must be from 0 to 10, got {getattr(self, name)}")
+        if self.mixup and self.cutmix:
+            raise ConfigError("--mixup and --cutmix mix the same pictures; give one of them")
+
+    def __bool__(self) -> bool:
+        return bool(self.mixup or self.cutmix)
+
+    def __call__(self, seed: tf.Tensor, images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor | None = None) -> tuple:
+        """Mix a batch: float32 (n, h, w, c), targets float32 (n, classes), sample weights float32 (n,) or None.
+
+        Returns (images, targets) or (images, targets, weights). With weights the loss of a mixed picture is the sum of the
+        weighted losses of its two, each by its share.
+        """
+        import tensorflow as tf
+
+        def draw(number: int) -> tf.Tensor:
+            # Numbers of their own: the pictures are varied as they are without any mixing.
+            return tf.random.stateless_uniform((tf.shape(images)[0],), fold_in(seed, number))
+
+        alpha = self.mixup or self.cutmix
+        parts = tf.random.stateless_gamma((2, tf.shape(images)[0]), fold_in(seed, 100), alpha)
+        share = tf.math.divide_no_nan(parts[0], tf.reduce_sum(parts, axis=0))
+        other = tf.argsort(draw(101), stable=True)
+        if self.mixup:
+            kept = share[:, None, None, None]
+        else:
+            side = tf.sqrt(1 - share)
+            rows_in, columns_in = (
+                _between(
+                    (tf.range(tf.cast(length, tf.float32)) + 0.5) / tf.cast(length, tf.float32), draw(number) - side / 2, side
+                )
+                for number, length in ((102, tf.shape(images)[1]), (103, tf.shape(images)[2]))
+            )
+            kept = 1.0 - tf.cast(rows_in[:, :, None] & columns_in[:, None, :], tf.float32)[..., None]
+            share = tf.reduce_mean(kept, axis=(1, 2, 3))  # of the rectangle, that part counts which lies in the picture
+        images = kept * images + (1 - kept) * tf.gather(images, other)
+        own = share if weights is None else share * weights
+        others = 1 - share if weights is None else (1 - share) * tf.gather(weights, other)
+        total = own + others
+        targets = tf.math.divide_no_nan(own[:, None] * targets + others[:, None] * tf.gather(targets, other), total[:, None])
+        return (images, targets) if weights is None else (images, targets, total)
+
+
 def alter(images: tf.Tensor, changes: tf.Tensor) -> tf.Tensor:
     """Make new pictures: float32 (n, h, w, c) 0..255 and float32 (n, 6) by balance.CHANGES -> float32, whole numbers 0..255.
 
@@ -261,12 +319,14 @@ def training_stream(
     start_epoch: int = 0,
     weights: np.ndarray | None = None,
     sampling: np.ndarray | None = None,
+    mixing: Mixing | None = None,
     in_memory: bool = False,
 ) -> tf.data.Dataset:
     """An endless stream of shuffled training batches; epoch after epoch, `steps_per_epoch(n, batch_size)` batches each.
 
     load: from face_loader or feature_loader. targets: (n, classes) float32 or (n,) int. weights: float32 (n,), given to the
     loss. sampling: float (n,), draws n faces an epoch with these chances, with replacement, instead of each face once.
+    mixing: mixes pairs of pictures; wants targets (n, classes).
     in_memory: `load` only looks up what is there, as feature_loader's does, and gets no threads of its own.
     Yields (inputs, targets) or (inputs, targets, weights). The same seed gives the same stream from any start_epoch on.
     """
@@ -295,7 +355,8 @@ def training_stream(
     @plain
     def batch(positions: tf.Tensor, batch_seed: tf.Tensor) -> tuple:
         out = (load(positions, batch_seed), tf.gather(targets_tensor, positions))
-        return out if weights_tensor is None else (*out, tf.gather(weights_tensor, positions))
+        out = out if weights_tensor is None else (*out, tf.gather(weights_tensor, positions))
+        return mixing(batch_seed, *out) if mixing else out
 
     stream = tf.data.Dataset.range(start_epoch, np.iinfo(np.int64).max).flat_map(epoch)
     if not in_memory:

@@ -231,6 +231,79 @@ def test_sample_weights_travel_with_their_faces(dataset):
         assert given.tolist() == (2.0 * ids).tolist()
 
 
+def mixed(mixing, weights=None, seed=3):
+    """Pictures of one brightness each, which is ten times their class, and a batch made of them."""
+    truth = np.arange(200) % 8
+    images = np.repeat(truth * 10.0, 24 * 36).reshape(200, 24, 36, 1).astype(np.float32)
+    made = mixing(np.array([seed, 7]), images, np.eye(8, dtype=np.float32)[truth], weights)
+    return [part.numpy() for part in made]
+
+
+@pytest.mark.parametrize("mixing", [pipeline.Mixing(mixup=0.4), pipeline.Mixing(cutmix=1.0)])
+def test_targets_are_mixed_in_the_shares_of_the_pictures(mixing):
+    images, targets = mixed(mixing)
+    np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), targets @ (np.arange(8) * 10), atol=1e-3)
+    assert ((targets > 0.01).sum(axis=1) == 2).mean() > 0.4  # most have two different classes
+    again, other = mixed(mixing)[0], mixed(mixing, seed=4)[0]
+    np.testing.assert_array_equal(images, again)
+    assert not np.array_equal(images, other)
+
+
+def test_mixup_blends_and_cutmix_cuts():
+    blended, cut = mixed(pipeline.Mixing(mixup=0.4))[0], mixed(pipeline.Mixing(cutmix=1.0))[0]
+    assert (blended.std(axis=(1, 2, 3)) < 1e-3).all()
+    assert set(np.unique(cut)) <= set(np.arange(8) * 10.0)
+    for index, face in enumerate(cut[:, :, :, 0]):
+        odd = face != index % 8 * 10
+        assert odd[np.ix_(odd.any(axis=1), odd.any(axis=0))].all()  # one rectangle
+
+
+def test_shares_of_mixup_follow_their_beta_distribution():
+    from scipy.stats import beta, kstest
+
+    truth = np.zeros(2000, int)
+    truth[1::2] = 1
+    images = np.zeros((2000, 2, 2, 1), np.float32)
+    _, targets = pipeline.Mixing(mixup=0.5)(np.array([1, 2]), images, np.eye(2, dtype=np.float32)[truth])
+    own = targets.numpy()[np.arange(2000), truth]
+    assert kstest(own[own < 1], beta(0.5, 0.5).cdf).pvalue > 1e-3
+
+
+def test_a_mixed_loss_is_the_sum_of_the_weighted_losses():
+    weights = np.linspace(0.5, 2, 200).astype(np.float32)
+    _, plain = mixed(pipeline.Mixing(mixup=0.4))
+    _, targets, total = mixed(pipeline.Mixing(mixup=0.4), weights)
+    truth = np.arange(200) % 8
+    two = (plain > 1e-6).sum(axis=1) == 2  # whose partner is of another class
+    own = plain[np.arange(200), truth][two]
+    # What the partner weighs, from the total: at least as much as the lightest, at most as the heaviest.
+    partner = (total[two] - own * weights[two]) / (1 - own)
+    assert two.any() and partner.min() > 0.49 and partner.max() < 2.01
+    np.testing.assert_allclose(targets[two, truth[two]], own * weights[two] / total[two], rtol=1e-3)
+
+
+def test_mixing_goes_with_the_stream_and_its_seed(dataset):
+    one_hot = np.eye(COUNT, dtype=np.float32)
+    load = pipeline.face_loader(dataset, np.arange(COUNT))
+    found = []
+    for start in (0, 1):
+        made = pipeline.training_stream(
+            load, one_hot, batch_size=16, seed=0, start_epoch=start, mixing=pipeline.Mixing(mixup=0.4)
+        )
+        found.append([tuple(part.numpy() for part in batch) for batch in made.take(2 * EPOCH - start * EPOCH)])
+    for a, b in zip(found[0][EPOCH:], found[1], strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+    images, targets = found[0][0]
+    np.testing.assert_allclose(images[:, 0, 0, 0], targets @ np.arange(COUNT), atol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [{"mixup": -1}, {"cutmix": 11}, {"mixup": 0.2, "cutmix": 1}])
+def test_impossible_mixing_is_refused(bad):
+    with pytest.raises(ConfigError, match="mixup|cutmix"):
+        pipeline.Mixing(**bad)
+
+
 def test_balanced_weights_give_each_cell_the_same_total():
     weights = balanced_weights(np.array(["a", "a", "a", "b"]))
     assert weights.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])

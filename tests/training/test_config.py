@@ -72,6 +72,12 @@ def test_settings_that_contradict_each_other_are_refused():
         parse("--sparse", "--targets", "soft")
     with pytest.raises(ConfigError, match="label smoothing needs --one-hot"):
         parse("--sparse", "--label-smoothing", "0.1")
+    with pytest.raises(ConfigError, match="mixed targets.*--one-hot"):
+        parse("--sparse", "--cutmix", "1")
+    with pytest.raises(ConfigError, match="DRO needs pictures that are of one cell"):
+        parse("--balance", "gender", "--balance-by", "dro", "--mixup", "0.2")
+    with pytest.raises(ConfigError, match="give one of them"):
+        parse("--cutmix", "1", "--mixup", "0.2", "--no-augment")
 
 
 def test_defaults_depend_on_the_architecture():

@@ -121,6 +121,17 @@ def test_balancing_trains(dataset, tmp_path, how):
     assert run.config["balance"] == ["label", "gender"]
 
 
+def test_mixing_trains_with_weighted_faces(dataset, tmp_path):
+    settings = {**TINY, "epochs": 1, "balance": ["label"]}
+    losses = {}
+    for name, changes in {"plain": {}, "mixed": {"mixup": 0.4}, "off": {"mixup": 0.4, "augment": False}}.items():
+        run, _ = fit(dataset, tmp_path / name, **settings, **changes)
+        losses[name] = history(run)["loss"].tolist()
+    none, _ = fit(dataset, tmp_path / "none", **settings, augment=False)
+    assert losses["mixed"] != losses["plain"]
+    assert losses["off"] == history(none)["loss"].tolist()
+
+
 def test_early_stopping_ends_before_the_last_epoch(dataset, tmp_path):
     _, result = fit(
         dataset, tmp_path / "run", **{**TINY, "epochs": 30, "patience": 2, "best_after": 0, "lr": 1e-9, "schedule": "constant"}
