@@ -80,6 +80,12 @@ def test_settings_that_contradict_each_other_are_refused():
         parse("--cutmix", "1", "--mixup", "0.2", "--no-augment")
 
 
+def test_pictures_are_mixed_where_that_is_asked_for_and_pictures_may_be_varied():
+    assert parse("--cutmix", "1").mixing().cutmix == 1
+    assert parse("--mixup", "0.2", "--no-augment").mixing() is None
+    assert parse().mixing() is None
+
+
 def test_defaults_depend_on_the_architecture():
     one, two = parse("--arch", "cnn").resolved(), parse("--arch", "densenet").resolved()
     assert one.epochs and one.frozen_epochs is None

@@ -122,14 +122,11 @@ def test_balancing_trains(dataset, tmp_path, how):
 
 
 def test_mixing_trains_with_weighted_faces(dataset, tmp_path):
-    settings = {**TINY, "epochs": 1, "balance": ["label"]}
     losses = {}
-    for name, changes in {"plain": {}, "mixed": {"mixup": 0.4}, "off": {"mixup": 0.4, "augment": False}}.items():
-        run, _ = fit(dataset, tmp_path / name, **settings, **changes)
+    for name, alpha in {"plain": 0, "mixed": 0.4}.items():
+        run, _ = fit(dataset, tmp_path / name, **{**TINY, "epochs": 1, "balance": ["label"], "mixup": alpha})
         losses[name] = history(run)["loss"].tolist()
-    none, _ = fit(dataset, tmp_path / "none", **settings, augment=False)
     assert losses["mixed"] != losses["plain"]
-    assert losses["off"] == history(none)["loss"].tolist()
 
 
 def test_early_stopping_ends_before_the_last_epoch(dataset, tmp_path):
