@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Exported models whose backbone "auto" may start from, better ones first. Named, so that a run does not depend on what
 #: other runs happened to export before it.
-SHIPPED = ("drawn-densenet121",)
+SHIPPED = ("ferplus-densenet121",)
 
 #: Dense blocks of the backbone, from the input on. Names of keras.applications.
 BLOCKS = ("conv2", "conv3", "conv4", "conv5")

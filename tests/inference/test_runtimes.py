@@ -65,7 +65,7 @@ def test_a_model_without_recorded_answers_is_compared_with_tensorflow_itself(edi
 
 
 def test_the_shipped_models_record_what_tensorflow_says_of_the_probe_batch(shipped):
-    for folder in (shipped, shipped.parent / "drawn-densenet121"):
+    for folder in (shipped, shipped.parent / "ferplus-densenet121"):
         model = load_exported(folder)
         probabilities = model.predict(probe_pixels(model.image_size, model.channels))
         assert np.abs(np.array(model.metadata["probe"]["probabilities"]) - probabilities).max() < 1e-4

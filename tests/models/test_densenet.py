@@ -53,10 +53,10 @@ def initial(model):
 
 @pytest.fixture(scope="module")
 def exports(model, tmp_path_factory):
-    """A saved_models folder with the model as "drawn-densenet121" and a cnn as "plain"."""
+    """A saved_models folder with the model as "ferplus-densenet121" and a cnn as "plain"."""
     folder = tmp_path_factory.mktemp("saved_models")
     details = {"labels": list("abcd"), "trained_on": "noise"}
-    export_model(model, SPEC, folder / "drawn-densenet121", details)
+    export_model(model, SPEC, folder / "ferplus-densenet121", details)
     plain = ModelSpec("cnn", 4, 16, 1, {"layers": [4], "convs_per_stage": 1})
     export_model(plain.build(), plain, folder / "plain", details)
     return folder
@@ -236,16 +236,16 @@ def test_a_weights_file_that_does_not_fit_is_told_and_changes_nothing(model, ini
 def test_an_exported_model_gives_its_backbone_by_name_and_by_path(model, initial, exports, pixels):
     backbone = model.get_layer("backbone")
     expected = backbone.get_weights()
-    for weights in ("drawn-densenet121", str(exports / "drawn-densenet121")):
+    for weights in ("ferplus-densenet121", str(exports / "ferplus-densenet121")):
         backbone.set_weights([value * 0.5 for value in expected])
         used = load_backbone_weights(model, weights, exports)
         assert same(backbone.get_weights(), expected)
         assert (used.source, used.pretrained) == ("export", True)
-        assert "drawn-densenet121" in str(used)
+        assert "ferplus-densenet121" in str(used)
 
 
 def test_an_exported_densenet_becomes_a_keras_model_again(model, initial, exports, pixels):
-    again = load_keras_model(exports / "drawn-densenet121")
+    again = load_keras_model(exports / "ferplus-densenet121")
     assert same(again.get_weights(), initial)
     assert [layer.name for layer in again.layers] == ["pixels", "backbone", "head"]
 
@@ -256,7 +256,7 @@ def test_an_exported_model_of_another_kind_is_refused(model, exports):
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist(model, exports):
-    with pytest.raises(ModelError, match=r"'ferplus': neither a file nor a model in .* \(it has drawn-densenet121, plain\)"):
+    with pytest.raises(ModelError, match=r"'ferplus': neither a file nor a model in .* \(it has ferplus-densenet121, plain\)"):
         load_backbone_weights(model, "ferplus", exports)
 
 
@@ -311,4 +311,4 @@ def test_without_network_imagenet_is_refused_in_time_and_auto_takes_the_best_the
     assert (found["auto"]["source"], found["auto"]["pretrained"]) == ("none", False)
     assert "random weights" in found["auto"]["text"]
     assert (found["auto with exports"]["source"], found["auto with exports"]["pretrained"]) == ("export", True)
-    assert str(exports / "drawn-densenet121") in found["auto with exports"]["text"]
+    assert str(exports / "ferplus-densenet121") in found["auto with exports"]["text"]

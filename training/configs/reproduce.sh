@@ -3,7 +3,8 @@
 #
 #   bash training/configs/reproduce.sh
 #
-# Needs data/prepared/ferplus and data/prepared/fer2013, which the README's "Real data" makes, and an environment with fer_keras.
+# Needs data/prepared/ferplus and data/prepared/fer2013, which the README's "Real data" makes, and an environment with fer_keras;
+# data/prepared/drawn-seed1 it makes itself.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS-1}"
@@ -48,3 +49,7 @@ train ferplus-cnn-robust
 average ferplus-cnn ferplus-cnn-longer ferplus-cnn-robust
 ensemble ferplus-ensemble "$into/ferplus-cnn-start" "$into/ferplus-cnn-longer" "$into/ferplus-cnn-robust"
 train fer2013-cnn
+[ -d data/prepared/drawn-seed1 ] ||
+    python -m training.prepare --source synthetic --count 4000 --seed 1 --fractions 80,10,10 --out data/prepared/drawn-seed1
+train drawn-densenet121
+train ferplus-densenet121
