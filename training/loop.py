@@ -409,7 +409,8 @@ class _Training:
         loader = pipeline.face_loader
         validation = loader(self.dataset, self.validation_rows, channels=self.channels)
         if phase.name == "scratch":
-            net = self._with_live_batch_norm()
+            steps = phase.epochs * pipeline.steps_per_epoch(len(self.train_rows), config.batch_size)
+            net = self._with_live_batch_norm(steps)
             return net, self._train_faces(self.augment), validation
         if phase.name == "frozen" and config.frozen_features == "cached":
             started = time.monotonic()
@@ -427,13 +428,20 @@ class _Training:
             return self.model.get_layer("head"), train_load, validation_load
         return self.model, self._train_faces(self.augment), validation
 
-    def _with_live_batch_norm(self) -> keras.Model:
-        """The same layers and weights, with the backbone called so that its batch normalisation follows the batches."""
+    def _with_live_batch_norm(self, steps: int) -> keras.Model:
+        """The same layers and weights, with the backbone called so that its batch normalisation follows the batches.
+
+        steps: of the whole phase. Statistics that take 100 steps to follow, as keras.applications has them, would never be those
+        of the weights in a training of few steps: the network would learn and its answers be worth nothing.
+        """
         import keras
 
         backbone, head = self.model.get_layer("backbone"), self.model.get_layer("head")
         with self.strategy.scope():
             backbone.trainable = True
+            for layer in backbone.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.momentum = min(0.99, max(0.5, 1 - 10 / steps))
             pixels = keras.Input(self.model.input_shape[1:], name="pixels")
             return keras.Model(pixels, head(backbone(pixels)))
 
