@@ -31,8 +31,8 @@ class Built:
         self.output = np.asarray(self.model(self.faces.astype(np.float32)))
 
 
-# Building, tracing and saving a DenseNet takes many seconds, so each is tested in one colour, one of the larger two is saved and
-# the other exported; the three share their code.
+# Building, tracing and saving a DenseNet takes many seconds, so each is tested in one colour, and of the larger two only one is
+# exported and none saved; the three share their code.
 ONE_COLOUR = {"densenet121": 1, "densenet169": 3, "densenet201": 1}
 CASES = [
     pytest.param(
@@ -51,9 +51,9 @@ def built(request):
     return Built(*request.param)
 
 
-def without(name):
-    """All cases but those of one model."""
-    return [case for case in CASES if not case.id.startswith(name)]
+def without(*names):
+    """All cases but those of some models."""
+    return [case for case in CASES if not case.id.startswith(names)]
 
 
 every_model = pytest.mark.parametrize("built", CASES, indirect=True)
@@ -69,7 +69,7 @@ class TestContract:
         assert np.isfinite(built.output).all()
         np.testing.assert_allclose(built.output.sum(1), 1, atol=1e-5)
 
-    @pytest.mark.parametrize("built", without("densenet169"), indirect=True)
+    @pytest.mark.parametrize("built", without("densenet169", "densenet201"), indirect=True)
     def test_weights_saved_and_loaded_give_the_same_output(self, built, tmp_path):
         built.model.save_weights(tmp_path / "model.weights.h5")
         # The spec goes through JSON, as in a run folder, and another seed gives other weights to be replaced.

@@ -13,7 +13,7 @@ from fer_keras.data.dataset import DatasetWriter
 from training import loop, mitigate
 
 SETTINGS = ["--layers", "8,16", "--convs-per-stage", "1", "--batch-size", "16", "--dropout", "0", "--lr", "0.02"]
-SETTINGS += ["--epochs", "18", "--no-augment", "--no-tensorboard", "--repeats", "500"]
+SETTINGS += ["--epochs", "12", "--no-augment", "--no-tensorboard", "--repeats", "500"]
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,14 @@ def command(data, out, *words):
 
 @pytest.fixture(scope="module")
 def out(data, tmp_path_factory):
-    """Killed in the second training, after its tenth epoch, and given again."""
+    """Killed in the second training, after its sixth epoch, and given again."""
     folder = tmp_path_factory.mktemp("out") / "mitigation"
     write, ended = loop.write_history, []
 
     def killed(path, history):
         write(path, history)
         ended.append(path)
-        if len(ended) == 28:
+        if len(ended) == 18:
             raise SystemExit("killed")
 
     loop.write_history = killed
@@ -63,7 +63,7 @@ def test_each_method_is_trained_with_each_seed_by_its_own_settings(out, result):
         assert settings["balance"] == ([] if name.startswith("none") else ["gender"])
         assert settings["balance_by"] == ("weight" if name.startswith("none") else "resample")
         assert settings["seed"] == int(name[-1])
-        assert settings["epochs"] == 18
+        assert settings["epochs"] == 12
     assert result["seeds"] == [0, 1]
     assert result["before"] == "none"
 
@@ -103,9 +103,9 @@ def test_the_report_stands_alone_and_promises_nothing(out):
 
 def test_a_training_that_was_killed_goes_on_after_the_epoch_it_had_ended(out):
     before, after = (pd.read_csv(path) for path in (out / "when-killed.csv", out / "runs" / "none-seed1" / "history.csv"))
-    assert (len(before), len(after)) == (10, 18)
-    pd.testing.assert_frame_equal(after[:10], before, check_exact=True)
-    assert after["epoch"].tolist() == list(range(1, 19))
+    assert (len(before), len(after)) == (6, 12)
+    pd.testing.assert_frame_equal(after[:6], before, check_exact=True)
+    assert after["epoch"].tolist() == list(range(1, 13))
 
 
 def test_given_again_it_trains_only_what_is_missing(data, out, result, tmp_path):
