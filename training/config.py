@@ -68,7 +68,9 @@ class TrainConfig:
         type=str,
     )
     frozen_epochs: int | None = _setting(
-        None, "densenet: most epochs with the backbone frozen; 0: from scratch, no frozen phase", type=int
+        None,
+        "densenet: most epochs with the backbone frozen; 0: none, all is trained at once (from scratch with --weights none)",
+        type=int,
     )
     finetune_epochs: int | None = _setting(None, "densenet: most epochs with the last blocks unfrozen; 0: none", type=int)
     finetune_lr: float = _setting(3e-4, "densenet: highest learning rate while fine-tuning", type=float)
@@ -138,10 +140,14 @@ class TrainConfig:
     blur: float = _setting(0.0, "widest blur, sigma as a share of the side, in half of them", type=float)
     noise: float = _setting(0.0, "strongest noise, standard deviation as a share of white, in half of them", type=float)
     mixup: float = _setting(
-        0.0, "blend pairs of pictures and targets, shares from Beta(this, this); 0: not; 0.2, say", type=float
+        0.0,
+        "blend pairs of pictures and targets, shares from Beta(this, this); 0: not; 0.2, say; never on cached features",
+        type=float,
     )
     cutmix: float = _setting(
-        0.0, "put a piece of one picture onto another, area from Beta(this, this); 0: not; 1, say", type=float
+        0.0,
+        "put a piece of one picture onto another, area from Beta(this, this); 0: not; 1, say; never on cached features",
+        type=float,
     )
     # the rest
     seed: int = _setting(0, "seed of everything random", type=int)

@@ -78,6 +78,7 @@ def seen_before(config: TrainConfig, dataset: FaceDataset) -> dict[str, set[str]
 
     used: dict[str, str | None] = {
         "the training starts from": None if config.weights in ("auto", "none", "imagenet") else config.weights,
+        "where ImageNet weights can't be downloaded, the training starts from": _auto_backbone(config),
         "the training is taught by": config.teacher,
     }
     seen = {}
@@ -92,6 +93,16 @@ def seen_before(config: TrainConfig, dataset: FaceDataset) -> dict[str, set[str]
         if isinstance(trained_on, dict) and trained_on.get("fingerprint") == dataset.fingerprint:
             seen[f"{what} {path.name}"] = set(trained_on.get("splits", ["train"]))
     return seen
+
+
+def _auto_backbone(config: TrainConfig) -> str | None:
+    """The exported model that `--weights auto` takes a backbone from unless ImageNet weights can be had, or None."""
+    if config.weights != "auto" or not config.two_phases:
+        return None
+    from fer_keras.models.densenet import imagenet_cached, shipped_exports
+
+    found = shipped_exports(config.arch, Path(config.saved_models))
+    return str(found[0]) if found and not imagenet_cached(config.arch) else None
 
 
 def notes_on_seen(config: TrainConfig, dataset: FaceDataset, judged: Iterable[str]) -> list[str]:

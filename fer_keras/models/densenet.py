@@ -253,7 +253,7 @@ def _load_best(arch: str, backbone: keras.Model, saved_models: Path) -> Backbone
         reason = "ImageNet weights can't be downloaded here and are not cached"
     else:
         return BackboneWeights("imagenet", True, f"the backbone starts from ImageNet weights ({_imagenet_file(arch)})")
-    for path in _shipped_exports(arch, saved_models):
+    for path in shipped_exports(arch, saved_models):
         try:
             _load_export(arch, backbone, path)
         except FerError:
@@ -267,7 +267,7 @@ def _load_best(arch: str, backbone: keras.Model, saved_models: Path) -> Backbone
     )
 
 
-def _shipped_exports(arch: str, saved_models: Path) -> list[Path]:
+def shipped_exports(arch: str, saved_models: Path) -> list[Path]:
     """The shipped models of an architecture that are there, better ones first."""
     from fer_keras.models.exported import read_metadata
 
@@ -284,6 +284,11 @@ def _shipped_exports(arch: str, saved_models: Path) -> list[Path]:
 # ImageNet
 
 
+def imagenet_cached(arch: str) -> bool:
+    """Whether the ImageNet weights of keras.applications are on this machine."""
+    return (_keras_models() / _imagenet_file(arch)).is_file()
+
+
 def _imagenet_file(arch: str) -> str:
     return f"{arch}_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
@@ -293,9 +298,8 @@ def _keras_models() -> Path:
 
 
 def _load_imagenet(arch: str, backbone: keras.Model) -> None:
-    cached = (_keras_models() / _imagenet_file(arch)).is_file()
     try:
-        if not cached:
+        if not imagenet_cached(arch):
             _probe(_IMAGENET_URL + _imagenet_file(arch))
         before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(_STALL_S)  # keras gives none: a connection that goes silent would hang for ever

@@ -1,7 +1,9 @@
 """Trainings whose targets are partly what another model says."""
 
+import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from commandline import refused, run
 
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError
+from fer_keras.models.densenet import SHIPPED
 from fer_keras.models.exported import load_exported
 from training import kfold, train, variants
 from training.config import TrainConfig
-from training.distillation import taught
+from training.distillation import notes_on_seen, taught
 from training.run_folder import RunFolder
 
 QUICK = ["--layers", "8", "--convs-per-stage", "1", "--batch-size", "32", "--no-augment"]
@@ -103,6 +106,21 @@ def test_variants_judged_by_faces_that_a_teacher_saw_say_so(trained, here):
     _, notes = variants.judged_faces(data, None, settings)
     [note] = [note for note in notes if "flatter" in note]
     assert f"is taught by knows, which was trained on {', '.join(sorted(['train', split]))} faces" in note
+
+
+def test_a_backbone_that_auto_takes_and_that_saw_the_faces_is_told(trained, here, monkeypatch):
+    data = FaceDataset.load(trained.data)
+    monkeypatch.setenv("KERAS_HOME", str(here))
+    shipped = Path(_model_that_saw(trained, here / "models" / SHIPPED[0], ["train"]))
+    metadata = json.loads((shipped / "metadata.json").read_text())
+    metadata["spec"] |= {"name": "densenet121", "options": {}}
+    (shipped / "metadata.json").write_text(json.dumps(metadata))
+    settings = TrainConfig(arch="densenet", saved_models=str(shipped.parent))
+    [note] = notes_on_seen(settings, data, ["train"])
+    assert f"the training starts from {SHIPPED[0]}" in note and "flatter" in note
+    for other in ({"arch": "cnn"}, {"arch": "densenet169"}, {"weights": "none"}):
+        assert notes_on_seen(dataclasses.replace(settings, **other), data, ["train"]) == []
+    assert notes_on_seen(settings, data, ["validation"]) == []
 
 
 def test_folds_that_build_on_a_model_of_the_same_data_say_so(trained, here, capsys):
