@@ -271,11 +271,11 @@ class _Training:
 
         state, config = self.state, self.config
         started = time.monotonic()
-        net, train_load, validation_load = self._inputs(phase)
-        weights, sampling = self._weights()
         count = len(self.train_rows)
         batch_size = self._frozen_batch_size() if phase.name == "frozen" else config.batch_size
         steps = pipeline.steps_per_epoch(count, batch_size)
+        net, train_load, validation_load = self._inputs(phase, steps)
+        weights, sampling = self._weights()
         # Each phase shuffles and augments by its own seed, and dropout follows (seed, epoch).
         stream = pipeline.training_stream(
             train_load,
@@ -403,14 +403,13 @@ class _Training:
         weights = getattr(self.loss, "weights", None)
         return None if weights is None else np.asarray(weights).tolist()
 
-    def _inputs(self, phase: _Phase) -> tuple[keras.Model, Callable, Callable]:
-        """What is trained in a phase, and the loaders of its inputs."""
+    def _inputs(self, phase: _Phase, steps: int) -> tuple[keras.Model, Callable, Callable]:
+        """What is trained in a phase, and the loaders of its inputs. steps: of an epoch."""
         config = self.config
         loader = pipeline.face_loader
         validation = loader(self.dataset, self.validation_rows, channels=self.channels)
         if phase.name == "scratch":
-            steps = phase.epochs * pipeline.steps_per_epoch(len(self.train_rows), config.batch_size)
-            net = self._with_live_batch_norm(steps)
+            net = self._with_live_batch_norm(phase.epochs * steps)
             return net, self._train_faces(self.augment), validation
         if phase.name == "frozen" and config.frozen_features == "cached":
             started = time.monotonic()
@@ -431,17 +430,15 @@ class _Training:
     def _with_live_batch_norm(self, steps: int) -> keras.Model:
         """The same layers and weights, with the backbone called so that its batch normalisation follows the batches.
 
-        steps: of the whole phase. Statistics that take 100 steps to follow, as keras.applications has them, would never be those
-        of the weights in a training of few steps: the network would learn and its answers be worth nothing.
+        steps: of the whole phase.
         """
         import keras
 
+        from fer_keras.models import densenet
+
         backbone, head = self.model.get_layer("backbone"), self.model.get_layer("head")
         with self.strategy.scope():
-            backbone.trainable = True
-            for layer in backbone.layers:
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.momentum = min(0.99, max(0.5, 1 - 10 / steps))
+            densenet.unfreeze_all(self.model, steps)
             pixels = keras.Input(self.model.input_shape[1:], name="pixels")
             return keras.Model(pixels, head(backbone(pixels)))
 

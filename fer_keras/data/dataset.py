@@ -165,20 +165,17 @@ class DatasetWriter:
     def __init__(self, out: str | os.PathLike, *, image_size: int, channels: int, overwrite: bool = False) -> None:
         self.out = Path(out)
         self.image_size, self.channels, self.overwrite = image_size, channels, overwrite
-        self._check_free()
         # One name for all processes, so that the next one finds what a killed one left; `alone` keeps two from writing there.
         self._temporary = self.out.with_name(f".{self.out.name}.part")
         self._count = 0
-
-    def _check_free(self) -> None:
-        if self.out.exists() and not self.overwrite and not (self.out.is_dir() and not any(self.out.iterdir())):
-            raise DataError(f"{self.out} exists already; choose another --out, or --overwrite")
 
     def __enter__(self) -> DatasetWriter:
         lock = self.out.with_name(f".{self.out.name}.lock")
         with contextlib.ExitStack() as held:
             held.enter_context(alone(lock, f"{self.out} is being written by another process; wait for its end"))
-            self._check_free()  # another process may have written it since
+            # Not before, since another process may just have written it.
+            if self.out.exists() and not self.overwrite and not (self.out.is_dir() and not any(self.out.iterdir())):
+                raise DataError(f"{self.out} exists already; choose another --out, or --overwrite")
             held.callback(shutil.rmtree, self._temporary, ignore_errors=True)
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)

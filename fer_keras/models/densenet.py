@@ -157,6 +157,19 @@ def unfreeze_last_blocks(model: keras.Model, blocks: int) -> None:
     _freeze_batch_norm(backbone)
 
 
+def unfreeze_all(model: keras.Model, steps: int) -> None:
+    """Let training change all of the model, batch normalisation too, whose statistics follow the batches of `steps` steps.
+
+    keras.applications lets them take 100 steps to follow. In a training of few steps they would never be those of the weights:
+    the network would learn and its answers be worth nothing. It takes a call of the backbone that does not say training=False.
+    Raises ModelError without a backbone.
+    """
+    backbone = backbone_of(model)
+    backbone.trainable = True
+    for layer in _batch_norms(backbone):
+        layer.momentum = min(0.99, max(0.5, 1 - 10 / steps))
+
+
 def _batch_norms(backbone: keras.Model) -> list[keras.layers.BatchNormalization]:
     import keras
 
