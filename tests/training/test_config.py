@@ -91,6 +91,9 @@ def test_defaults_depend_on_the_architecture():
     assert one.epochs and one.frozen_epochs is None
     assert two.arch == "densenet121"
     assert two.frozen_epochs and two.finetune_epochs and two.epochs is None
+    whole = parse("--arch", "densenet", "--frozen-epochs", "0").resolved()
+    assert (one.lr, two.lr, whole.lr) == (0.001, 0.003, 0.001)  # what is frozen has a head alone to teach
+    assert parse("--arch", "densenet", "--lr", "0.01").resolved().lr == 0.01
     short = parse("--arch", "densenet", "--epochs", "2").resolved()
     assert (short.frozen_epochs, short.finetune_epochs) == (2, 2)
     assert parse("--arch", "densenet", "--epochs", "2", "--finetune-epochs", "0").resolved().finetune_epochs == 0
