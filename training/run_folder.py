@@ -82,6 +82,8 @@ class RunFolder:
             raise FerError(f"there is no run folder {folder}; training.train prints where it writes")
         missing = [name for name in ("config.json", "model.json", "rows.csv") if not (folder / name).is_file()]
         if missing:
+            if (folder / "saved_model.pb").is_file():
+                raise FerError(f"{folder} is an exported model; give the run folder that it was made from")
             raise FerError(f"{folder} is not a run folder: it lacks {', '.join(missing)}")
         return cls(folder)
 

@@ -1,6 +1,7 @@
 """The mean of the weights of runs, as a run and an exported model of its own."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ def test_what_has_no_mean_is_refused(runs, folder, dataset, tmp_path, capsys):
         ([first, other.path], "different architectures"),
         ([first, unfinished.path], "is not trained yet"),
         ([first, tmp_path / "nothing"], "no run folder"),
+        ([first, Path(__file__).parents[2] / "saved_models" / "ferplus-cnn"], "is an exported model; give the run folder"),
     ]:
         assert expected in refused(average.main, capsys, *words, "--saved-models", folder / "models", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
