@@ -324,6 +324,9 @@ def training_stream(
 ) -> tf.data.Dataset:
     """An endless stream of shuffled training batches; epoch after epoch, `steps_per_epoch(n, batch_size)` batches each.
 
+    An epoch's batches are as even as they can be, of batch_size faces or a little less: a last one of what happens to be
+    left, a face or two, would move the weights and the statistics of batch normalisation as far as a full one.
+
     load: from face_loader or feature_loader. targets: (n, classes) float32 or (n,) int. weights: float32 (n,), given to the
     loss. sampling: float (n,), draws n faces an epoch with these chances, with replacement, instead of each face once.
     mixing: mixes pairs of pictures; wants targets (n, classes).
@@ -333,6 +336,7 @@ def training_stream(
     import tensorflow as tf
 
     count = len(targets)
+    steps = steps_per_epoch(count, batch_size)
     targets_tensor = tf.constant(targets)
     weights_tensor = None if weights is None else tf.constant(weights, tf.float32)
     cumulative = None if sampling is None else tf.constant(np.cumsum(sampling) / np.sum(sampling), tf.float64)
@@ -349,8 +353,10 @@ def training_stream(
         else:
             noise = tf.random.stateless_uniform((count,), epoch_seed, dtype=tf.float64)
             order = tf.minimum(tf.searchsorted(cumulative, noise, side="right"), count - 1)
-        batches = tf.data.Dataset.from_tensor_slices(tf.cast(order, tf.int64)).batch(batch_size)
-        return batches.enumerate(start=1).map(plain(lambda step, positions: (positions, fold_in(epoch_seed, step))))
+        order = tf.cast(order, tf.int64)
+        return tf.data.Dataset.range(steps).map(
+            plain(lambda step: (order[step * count // steps : (step + 1) * count // steps], fold_in(epoch_seed, step + 1)))
+        )
 
     @plain
     def batch(positions: tf.Tensor, batch_seed: tf.Tensor) -> tuple:
@@ -368,7 +374,7 @@ def training_stream(
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Batches that hold every face once; the last may be smaller."""
+    """Batches that hold every face once."""
     return -(-count // batch_size)
 
 

@@ -42,7 +42,7 @@ def test_an_epoch_holds_each_face_once_with_its_own_target(dataset):
     batches = stream(dataset, EPOCH)
     targets = np.concatenate([batch[1] for batch in batches])
     assert sorted(targets) == list(range(COUNT))
-    assert [len(batch[1]) for batch in batches] == [16, 16, 16, 2]
+    assert sorted(len(batch[1]) for batch in batches) == [12, 12, 13, 13]  # not 16, 16, 16 and a rest of 2
     for images, ids in batches:
         assert images[:, 0, 0, 0].astype(int).tolist() == ids.tolist()
 
