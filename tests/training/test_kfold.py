@@ -152,33 +152,35 @@ def test_the_report_shows_loss_and_confusion_of_every_fold(done):
         assert words in page
 
 
-KILLED = """
+ENDED = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 from training import loop, kfold
 write = loop.write_history
-def then_die(path, history):
+def then_end(path, history):
     write(path, history)
-    if path.parent.name == "fold-02" and len(history) == 1:
+    if path.parent.name == "fold-02" and len(history) == {epoch}:
         os.kill(os.getpid(), signal.{signal})
-loop.write_history = then_die
+loop.write_history = then_end
 sys.exit(kfold.main({words!r}))
 """
 
 
-@pytest.mark.parametrize(("sent", "code"), [("SIGKILL", -signal.SIGKILL), ("SIGINT", 130)])
-def test_a_run_that_is_killed_or_stopped_goes_on_in_its_fold_and_ends_as_the_unbroken_one(done, dataset, tmp_path, sent, code):
-    out = tmp_path / "ended"
-    script = KILLED.format(root=str(ROOT), signal=sent, words=["--data", str(dataset.path), "--out", str(out), *SETTINGS])
-    ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    )
-    assert ended.returncode == code, ended.stderr
-    assert "Traceback" not in ended.stderr
-    first = (out / "fold-01" / "final.weights.h5").stat().st_mtime_ns
-    assert len(pd.read_csv(out / "fold-02" / "history.csv")) == 1
+def test_a_run_that_is_stopped_and_then_killed_goes_on_in_its_fold_and_ends_as_the_unbroken_one(done, dataset, tmp_path):
+    out, quiet = tmp_path / "ended", {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    start = ["--data", str(dataset.path), "--out", str(out), *SETTINGS]
+    firsts = []
+    for epoch, (sent, code, words) in enumerate(
+        [("SIGINT", 130, start), ("SIGKILL", -signal.SIGKILL, ["--resume", str(out)])], start=1
+    ):
+        script = ENDED.format(root=str(ROOT), signal=sent, epoch=epoch, words=words)
+        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=quiet)
+        assert ended.returncode == code, ended.stderr
+        assert "Traceback" not in ended.stderr
+        firsts.append((out / "fold-01" / "final.weights.h5").stat().st_mtime_ns)
+        assert len(pd.read_csv(out / "fold-02" / "history.csv")) == epoch
     assert kfold.main(["--resume", str(out)]) == 0
-    assert (out / "fold-01" / "final.weights.h5").stat().st_mtime_ns == first
+    assert firsts == [(out / "fold-01" / "final.weights.h5").stat().st_mtime_ns] * 2
     pd.testing.assert_frame_equal(out_of_fold(out), out_of_fold(done), check_exact=True)
 
 
