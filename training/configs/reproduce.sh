@@ -46,8 +46,9 @@ train ferplus-cnn-start
 train ferplus-cnn-longer
 ensemble ferplus-teacher "$into/ferplus-cnn-longer" "$into/ferplus-cnn-start"
 train ferplus-cnn-robust
-average ferplus-cnn ferplus-cnn-longer ferplus-cnn-robust
+average ferplus-cnn-mean ferplus-cnn-longer ferplus-cnn-robust
 ensemble ferplus-ensemble "$into/ferplus-cnn-start" "$into/ferplus-cnn-longer" "$into/ferplus-cnn-robust"
+train ferplus-cnn
 train fer2013-cnn
 [ -d data/prepared/drawn-seed1 ] ||
     python -m training.prepare --source synthetic --count 4000 --seed 1 --fractions 80,10,10 --out data/prepared/drawn-seed1
