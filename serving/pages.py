@@ -67,12 +67,14 @@ def model(name: str) -> str:
     path, metadata = _model(name)
     card = path / "README.md"
     files = [file for file in sorted(path.iterdir()) if file.is_file() and _showable(file)]
+    addresses = {file.name: url_for("pages.model_file", name=name, file=file.name) for file in files}
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     return render_template(
         "model.html",
         title=name,
         name=name,
         metadata=metadata,
-        card=markdown.render(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else "",
+        card=markdown.render(text, files=addresses),
         images=[file.name for file in files if file.suffix.lower() in _IMAGES],
         reports=[file.name for file in files if file.suffix.lower() in _REPORTS],
         confusion=_confusion(path),

@@ -52,3 +52,10 @@ def test_nothing_in_a_card_becomes_anything_but_text(hostile):
 def test_a_card_without_end_of_fence_or_text_is_no_trouble():
     assert render("```\nopen") == "<pre><code>open</code></pre>"
     assert render("") == ""
+
+
+def test_links_to_files_beside_a_card_lead_to_those_that_are_shown():
+    text = "See [the *report*](bias-lfw.html), [counts](confusion.csv) and [up](../secret.html)."
+    assert render(text, files={"bias-lfw.html": "/models/a&b/bias-lfw.html"}) == (
+        '<p>See <a href="/models/a&amp;b/bias-lfw.html">the <em>report</em></a>, counts and [up](../secret.html).</p>'
+    )

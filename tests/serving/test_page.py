@@ -270,6 +270,8 @@ def test_the_pages_of_models_are_readable(page, server):
     assert page.find_element("tag name", "h1").text == "ferplus-cnn"
     assert "Not for: inferring emotions" in page.find_element("class name", "card").text
     picture(page, "model")
+    page.find_element("css selector", ".card").find_element("link text", "bias-lfw.html").click()
+    assert "Bias report: ferplus-cnn on lfw" in page.find_element("tag name", "h1").text
 
 
 def test_a_lost_source_is_seen_in_the_page(browser):
