@@ -75,6 +75,7 @@ def model(name: str) -> str:
         name=name,
         metadata=metadata,
         card=markdown.render(text, files=addresses),
+        addresses=addresses,
         images=[file.name for file in files if file.suffix.lower() in _IMAGES],
         reports=[file.name for file in files if file.suffix.lower() in _REPORTS],
         confusion=_confusion(path),

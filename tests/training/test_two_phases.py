@@ -31,14 +31,13 @@ def dense(dataset, tmp_path_factory):
     """A run to its end; beside it "killed", the disk as a kill after the first epoch of fine-tuning would have left it."""
     from training import loop
 
-    out = tmp_path_factory.mktemp("dense") / "dense"
+    out, write_history = tmp_path_factory.mktemp("dense") / "dense", loop.write_history
 
     def then_copy(path, history):
         write_history(path, history)
         if len(history) == 3:
             shutil.copytree(out, out.with_name("killed"))
 
-    write_history = loop.write_history
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "write_history", then_copy)
         return fit(dataset, out, **DENSE)
