@@ -1,8 +1,8 @@
 """The three networks of MTCNN with the weights of the `mtcnn` package, compiled by TensorFlow or OpenVINO.
 
 Each network is described once, in a vocabulary of six words that both runtimes speak. All arrays are x-major: (..., x, y,
-channels), which is how the fully connected layers were trained (the weights come from Matlab), with pixels 0..255 in the
-first three of four channels; the fourth is not looked at, but four float32 are what memory is quick with.
+channels), which is how the fully connected layers were trained (the weights come from Matlab), with pixels 0..255. Patches,
+the input of R-net and O-net, have a fourth channel that is not looked at: pixels of four bytes are quick to gather.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fer_keras.runtime import choose_runtime, compile_openvino
 MEAN, SPAN = 127.5, 128.0
 
 _Arrays = list[np.ndarray]
-#: Pictures of each level, float32 (1, x, y, 4) -> float32 (cells of all levels end to end, 5): box offsets, logit of "face".
+#: Pictures of each level, float32 (1, x, y, 3) -> float32 (cells of all levels end to end, 5): box offsets, logit of "face".
 ProposalNetwork = Callable[[Sequence[np.ndarray]], np.ndarray]
 #: float32 (n, x, y, 4) -> float32 (n, outputs).
 PatchNetwork = Callable[[np.ndarray], np.ndarray]
@@ -39,7 +39,9 @@ class MtcnnNetworks:
 
     def __init__(self, runtime: str = "auto") -> None:
         self.runtime = choose_runtime(runtime)
-        self._weights = {name: _prepared(_load_weights(name)) for name in ("pnet", "rnet", "onet")}
+        self._weights = {
+            name: _prepared(_load_weights(name), channels) for name, channels in (("pnet", 3), ("rnet", 4), ("onet", 4))
+        }
         self._engine = _OpenVino if self.runtime == "openvino" else _TensorFlow
         self.refine_net: PatchNetwork = self._patch_network(_refine_net, self._weights["rnet"], 24)
         self.output_net: PatchNetwork = self._patch_network(_output_net, self._weights["onet"], 48)
@@ -56,12 +58,12 @@ class MtcnnNetworks:
         def network(ops: Any, *levels: Any) -> Any:
             return ops.concat([self._of_level(ops, level) for level in levels])
 
-        run = self._engine.compile(network, [(1, *size, 4) for size in sizes_xy])
+        run = self._engine.compile(network, [(1, *size, 3) for size in sizes_xy])
         return lambda levels: run(*levels)
 
     @functools.cached_property
     def _any_level(self) -> PatchNetwork:
-        return self._engine.compile(self._of_level, [(1, None, None, 4)])
+        return self._engine.compile(self._of_level, [(1, None, None, 3)])
 
     def _of_level(self, ops: Any, level: Any) -> Any:
         return ops.rows(_proposal_net(ops, self._weights["pnet"], level), 5)
@@ -133,11 +135,11 @@ def _load_weights(name: str) -> _Arrays:
         ) from error
 
 
-def _prepared(weights: _Arrays) -> _Arrays:
-    """x-major kernels; the first takes pixels 0..255 in four channels."""
+def _prepared(weights: _Arrays, channels: int) -> _Arrays:
+    """x-major kernels; the first takes pixels 0..255, in the first three of so many channels."""
     weights = [each.transpose(1, 0, 2, 3) if each.ndim == 4 else each for each in weights]
     kernel, bias = weights[0] / SPAN, weights[1] - MEAN / SPAN * weights[0].sum(axis=(0, 1, 2))
-    unused = np.zeros((*kernel.shape[:2], 1, kernel.shape[3]))
+    unused = np.zeros((*kernel.shape[:2], channels - 3, kernel.shape[3]))
     weights[0] = np.concatenate([kernel, unused], axis=2)
     weights[1] = bias
     return [np.ascontiguousarray(each, np.float32) for each in weights]
