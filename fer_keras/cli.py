@@ -6,11 +6,12 @@ A command is `main(argv=None) -> int`: 0 when done, 2 with one line on stderr wh
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -45,11 +46,8 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: CommandPars
     args = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if args.debug else "3")
     try:
-        return command(args) or 0
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) has seen enough; what is still buffered must not raise once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        with contextlib.redirect_stdout(_WhileRead(sys.stdout)):
+            return command(args) or 0
     except KeyboardInterrupt:
         print(f"{parser.prog}: stopped", file=sys.stderr)
         return 130
@@ -58,6 +56,35 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: CommandPars
             raise
         print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
         return 2
+
+
+class _WhileRead:
+    """Text that is written as long as somebody reads it.
+
+    Who stops reading a pipe (`| head`) has seen enough of the lines, and still wants the files that are being made.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As of any text stream."""
+        return self._unless_closed(lambda: self._stream.write(text), len(text))
+
+    def flush(self) -> None:
+        """As of any text stream."""
+        self._unless_closed(self._stream.flush, None)
+
+    def _unless_closed(self, act: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return act()
+        except BrokenPipeError:
+            # What is still buffered must not raise once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            return otherwise
 
 
 def one_line(error: BaseException) -> str:

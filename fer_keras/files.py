@@ -13,13 +13,30 @@ from typing import IO, Any
 from fer_keras.errors import ConfigError
 
 
+def file_to_write(path: str | os.PathLike) -> Path:
+    """The file that a path leads to, which may not be there yet.
+
+    Raises ConfigError where it is a folder, or a device or pipe such as /dev/stdout, whose place a file must not take.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "a folder" if os.path.isdir(path) else "a device or a pipe"
+        raise ConfigError(f"{os.fspath(path)} is {what}; name a file")
+    for above in Path(path).parents:
+        if os.path.exists(above):
+            if not os.path.isdir(above):
+                raise ConfigError(f"{os.fspath(path)} can't be written: {above} is no folder")
+            break
+    return Path(os.path.realpath(path))
+
+
 @contextlib.contextmanager
 def writing_whole(path: str | os.PathLike, *, text: bool = False) -> Iterator[IO[Any]]:
     """Open a file that appears whole or not at all: a temporary one beside it, which takes its name when the block ends.
 
-    text: UTF-8, line ends as written; else bytes. Makes the folder where needed. Leaving by an error leaves nothing.
+    text: UTF-8, line ends as written; else bytes. Makes the folder where needed. Leaving by an error leaves nothing. A link
+    stays one, and what it leads to is written. Raises ConfigError for what is no file.
     """
-    target = Path(path)
+    target = file_to_write(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, current_app, jsonify, request
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 blueprint = Blueprint("api", __name__)
 
 FACES = ("auto", "full")
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 _MB = 2**20
 #: Frames of an uploaded video that are analysed per second of it.
 VIDEO_RATE_HZ = 15.0
@@ -66,7 +67,9 @@ def install(app: Flask) -> None:
     @app.after_request
     def count(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "none"
-        engine().metrics.requests.labels(route, request.method, str(response.status_code)).inc()
+        # A visitor may make up methods, and each label is kept for ever.
+        method = request.method if request.method in METHODS else "other"
+        engine().metrics.requests.labels(route, method, str(response.status_code)).inc()
         return response
 
     app.register_error_handler(Exception, answer_error)
@@ -81,7 +84,7 @@ def answer_error(error: Exception) -> Response:
     elif isinstance(error, HTTPException) and error.code:
         status, message = error.code, error.description or error.name
         if status == 413:
-            message = f"the request is larger than {request.max_content_length} bytes, which is the most allowed here"
+            message = _too_large()
     elif isinstance(error, DataError):
         status, message = 422, str(error)
     else:
@@ -99,13 +102,23 @@ def answer_error(error: Exception) -> Response:
     return response
 
 
+def _too_large() -> str:
+    most = request.max_content_length
+    if request.content_length is None or most is None or request.content_length > most:
+        return f"the request is larger than {most} bytes, which is the most allowed here"
+    return (
+        f"a form has at most {request.max_form_parts} parts, and no text longer than {request.max_form_memory_size} bytes; "
+        "pictures and videos are sent as files"
+    )
+
+
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
 def _choice(values: Mapping[str, Any], name: str, choices: Sequence[str], default: str) -> str:
     value = values.get(name, default)
     if value not in choices:
-        raise RequestError(422, f"{name} is one of {', '.join(choices)}; got {value!r}")
+        raise RequestError(422, f"{name} is one of {', '.join(choices)}; got {repr(value)[:80]}")
     return value
 
 
@@ -123,7 +136,7 @@ def _stream(values: Mapping[str, Any] | None = None) -> Stream:
     streams = engine().streams
     key = (request.args if values is None else values).get("source", next(iter(streams)))
     if not isinstance(key, str):
-        raise RequestError(422, f"source is text, one of {', '.join(streams)}; got {key!r}")
+        raise RequestError(422, f"source is text, one of {', '.join(streams)}; got {repr(key)[:80]}")
     if key not in streams:
         raise RequestError(404, f"there is no source {key[:80]!r}; there is {', '.join(streams)}")
     return streams[key]
@@ -168,9 +181,11 @@ class _Asked:
         ]
 
 
-def _sent_form(field: str) -> tuple[_Asked, list[FileStorage]]:
+def _sent_form(field: str, options: Sequence[str] = ("faces", "model", "detector")) -> tuple[_Asked, list[FileStorage]]:
     """What is asked in a form, and its files; their names and declared types mean nothing here."""
-    _check_names(request.form, ["faces", "model", "detector"])
+    if field in request.form:
+        raise RequestError(422, f"{field} came as text; send it as a file, with a file name")
+    _check_names(request.form, options)
     _check_names(request.files, [field])
     return _Asked(request.form), request.files.getlist(field)
 
@@ -188,7 +203,8 @@ def _sent_images(field: str, many: bool) -> tuple[_Asked, list[Callable[[], byte
     limit = int(engine().config.max_image_mb * _MB)
     if request.mimetype in uploads.IMAGE_TYPES and not many:
         asked = _Asked({})
-        return asked, [lambda: request.get_data(cache=False)]
+        data = request.get_data(cache=False)  # read before a turn is taken: a slow sender must not keep others from theirs
+        return asked, [lambda: data]
     if request.mimetype == "multipart/form-data":
         asked, files = _sent_form(field)
         return asked, [lambda file=file: file.stream.read(limit + 1) for file in files]  # type: ignore[misc]
@@ -243,8 +259,9 @@ def webcam() -> Response:
     if request.mimetype not in uploads.IMAGE_TYPES:
         raise RequestError(415, f"expected {', '.join(uploads.IMAGE_TYPES)}; got {request.mimetype[:80] or 'no content type'}")
     asked = _Asked({})
+    data = request.get_data(cache=False)  # as above, before a turn is taken
     with engine().turn():
-        image = _decoded(request.get_data(cache=False))
+        image = _decoded(data)
         width, height = image.shape[1], image.shape[0]
         labels, faces = engine().track_faces(session, image, model=asked.model, detector=asked.detector)
     scale = max(1.0, max(width, height) / engine().config.max_side_px)
@@ -259,7 +276,9 @@ def video() -> Response:
     """The faces of a video, line by line of JSON while it is analysed."""
     if request.mimetype != "multipart/form-data":
         raise RequestError(415, f"expected multipart/form-data, got {request.mimetype[:80] or 'no content type'}")
-    asked, files = _sent_form("video")
+    if "faces" in request.args:
+        raise RequestError(422, "in videos faces are always looked for; faces is for pictures")
+    asked, files = _sent_form("video", ("model", "detector"))
     if len(files) != 1:
         raise RequestError(422, f"expected one video in the field video, got {len(files)}")
     config = engine().config
@@ -280,7 +299,11 @@ def video() -> Response:
 
 
 def _video_lines(
-    running: Engine, analyzer: Any, model: str, first: tuple[float, float, np.ndarray], frames: Iterator
+    running: Engine,
+    analyzer: Any,
+    model: str,
+    first: uploads.VideoFrame,
+    frames: Generator[uploads.VideoFrame, None, uploads.VideoEnd],
 ) -> Iterator[str]:
     from serving.sources import shrunk
 
@@ -290,9 +313,15 @@ def _video_lines(
     height, width = first[2].shape[:2]
     labels, limit_s = analyzer.recognizer.labels, running.config.max_video_s
     yield line("video", width=width, height=height, duration_s=round(first[1], 3), model=model, labels=labels, limit_s=limit_s)
-    count, time_s = 0, 0.0
+    count, time_s, end = 0, 0.0, None
+    coming = _chain(first, frames)
     try:
-        for time_s, _, image in _chain(first, frames):
+        while True:
+            try:
+                time_s, _, image = next(coming)
+            except StopIteration as stop:
+                end = stop.value
+                break
             if running.closing.is_set():
                 yield line("error", message="the server is stopping")
                 return
@@ -309,12 +338,12 @@ def _video_lines(
     except FerError as error:
         yield line("error", message=str(error))
         return
-    yield line("end", frames=count, analysed_s=round(time_s, 3), truncated=first[1] > limit_s)
+    yield line("end", frames=count, analysed_s=round(time_s, 3), truncated=end.truncated, missing=end.missing)
 
 
-def _chain(first: Any, rest: Iterator) -> Iterator:
+def _chain(first: Any, rest: Generator) -> Generator:
     yield first
-    yield from rest
+    return (yield from rest)
 
 
 # --- the stream -------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 python -m serving.app                                      # the demo: drawn faces, the shipped model
 python -m serving.app --source 0 --source lobby.mp4 --model ferplus-cnn --model my-ensemble
-python -m serving.app --source rtsp://camera/1 --host 0.0.0.0 --token "$(openssl rand -base64 24)"
+python -m serving.app --source rtsp://camera/1 --host 0.0.0.0 --token "$(openssl rand -hex 24)"
 flask --app serving.app run                                # settings from FER_KERAS_SOURCES and so on
 gunicorn -c python:serving.gunicorn_conf 'serving.app:create_app()'
 

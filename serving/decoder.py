@@ -26,11 +26,58 @@ THREADS = 2
 QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
 #: A frame that takes longer ends the process.
 FRAME_S = 20
+#: Frame rate of a film that tells none, or one above the most that is believed.
+USUAL_FPS = 25.0
+MOST_FPS = 240.0
 #: Seconds of the processor for each second of video that may be read, at least _LEAST_CPU_S in all.
 _CPU_PER_S = 5
 _LEAST_CPU_S = 60
 _LENGTH = struct.Struct("<I")
 _LONGEST = 10_000
+
+
+class FilmClock:
+    """When the frames of a film are due, and whether all of them came. To be made before the first is grabbed.
+
+    A telephone, a browser and a recorder of screens space frames unevenly, so the times are the file's own.
+
+    step_s: seconds from one frame to the next, on average, as the file says. expected: how many frames it says it has, for
+    some formats reckoned from its length; 0 where unknown. duration_s: its length as it says, 0 where unknown. read: how many
+    came until now. time_s: the time of the last.
+    """
+
+    def __init__(self, capture: Any) -> None:
+        import cv2
+
+        self._capture = capture
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        told = 0 < fps < float("inf")
+        self.expected = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.duration_s = self.expected / fps if told else 0.0
+        # A format without a rate of its own tells that of its clock, such as 1000.
+        self.step_s = 1 / fps if told and fps <= MOST_FPS else 1 / USUAL_FPS
+        self.read, self.time_s = 0, -1.0
+
+    def tick(self) -> float:
+        """The time of the frame that was just grabbed, in seconds from the start; it always grows."""
+        import cv2
+
+        told_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        self.time_s = told_s if told_s > self.time_s else max(0.0, self.time_s + self.step_s)
+        self.read += 1
+        return self.time_s
+
+    @property
+    def missing(self) -> str | None:
+        """What is missing, once all frames have been read; None for a whole film."""
+        if self.read == 0:
+            return "no frame of it can be read; is the file complete?"
+        # Counts may be off by some, or be reckoned from a length and a rate that an uneven film has not; times tell then.
+        too_few = self.expected - self.read > max(2, 0.02 * self.expected)
+        too_short = self.time_s + 3 * self.step_s < 0.98 * self.duration_s
+        if too_few and too_short:
+            return f"it ends after {self.read} of {self.expected} frames; the file is damaged or was cut short"
+        return None
 
 
 def write_message(stream: IO[bytes], values: dict[str, Any], pixels: Any = b"") -> None:
@@ -106,13 +153,12 @@ def _decode(path: str, max_pixels: int, max_s: float, rate_hz: float, out: IO[by
     if width * height > max_pixels:
         _refuse(out, 413, f"the video is {width:.0f}x{height:.0f}; expected at most {max_pixels} pixels a frame")
         return
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    fps = fps if 1 <= fps <= 240 else 25.0
-    duration_s = max(0.0, capture.get(cv2.CAP_PROP_FRAME_COUNT)) / fps
-    number, due_s = 0, 0.0
-    while number / fps < max_s and capture.grab():
-        time_s = number / fps
-        number += 1
+    clock, due_s, truncated = FilmClock(capture), 0.0, False
+    while capture.grab():
+        time_s = clock.tick()
+        if time_s >= max_s:
+            truncated = True
+            break
         if time_s + 1e-6 < due_s:
             continue
         due_s = max(due_s + 1 / rate_hz, time_s)
@@ -122,11 +168,12 @@ def _decode(path: str, max_pixels: int, max_s: float, rate_hz: float, out: IO[by
             continue
         rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
         _patience(0)  # who reads may take their time
-        write_message(out, {"time_s": time_s, "duration_s": duration_s, "size_hw": rgb.shape[:2]}, memoryview(rgb).cast("B"))
+        head = {"time_s": time_s, "duration_s": clock.duration_s, "size_hw": rgb.shape[:2]}
+        write_message(out, head, memoryview(rgb).cast("B"))
         _patience(FRAME_S)
-    if number == 0:
+    if clock.read == 0:
         _refuse(out, 422, "the video has no frame that can be read; is the file complete?")
-    write_message(out, {"end": True})
+    write_message(out, {"end": True, "truncated": truncated, "missing": None if truncated else clock.missing})
 
 
 def _refuse(out: IO[bytes], status: int, message: str) -> None:

@@ -12,6 +12,8 @@ from fer_keras.evaluation.plots import COLOURS
 GREY = "#7f8791"
 #: A picture whose shorter side is below this is enlarged, so that a label in it can be read.
 READABLE_PX = 240
+#: But no further than to this longer side: of a strip, a picture of gigabytes would come.
+LONGEST_PX = 4096
 
 
 def label_colour(index: int, uncertain: bool = False) -> str:
@@ -30,7 +32,8 @@ def draw_faces(
     from PIL import Image, ImageDraw
 
     height, width = image_rgb.shape[:2]
-    factor = -(-READABLE_PX // min(height, width)) if min(height, width) < READABLE_PX else 1
+    wanted, most = -(-READABLE_PX // min(height, width)), LONGEST_PX // max(height, width)
+    factor = max(1, min(wanted, most))
     image = Image.fromarray(image_rgb).resize((width * factor, height * factor), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(image)
     line = max(2, round(min(image.size) / 240))

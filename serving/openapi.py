@@ -76,8 +76,8 @@ def describe(
         "/api/video": {
             "post": _operation(
                 "The faces of a video, a line of JSON for each analysed frame",
-                asked,
-                {"multipart/form-data": _content(_object({"video": binary, **options}, ["video"]))},
+                [_query("model", model), _query("detector", detector)],
+                {"multipart/form-data": _content(_object({"video": binary, "model": model, "detector": detector}, ["video"]))},
                 {"200": _answer("one JSON object a line", "application/x-ndjson")},
             )
         },

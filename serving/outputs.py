@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
+from fer_keras.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -21,6 +23,15 @@ NO_FACE = "no face found"
 def shown(path: str | os.PathLike) -> str:
     """A path as text that can be printed and written, whatever bytes its name has."""
     return os.fspath(path).encode("utf-8", "replace").decode("utf-8")
+
+
+def for_opencv(path: str | os.PathLike) -> str:
+    """A path as OpenCV takes it. Raises DataError for a name that is not UTF-8, of which OpenCV dies with the whole process."""
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{shown(path)} has a name that is not UTF-8, which OpenCV can't open; rename it") from None
+    return os.fspath(path)
 
 
 def top(probabilities: np.ndarray, labels: Sequence[str]) -> tuple[str, float]:

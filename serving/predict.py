@@ -26,7 +26,7 @@ from fer_keras import cli
 from fer_keras.data.images import IMAGE_SUFFIXES
 from fer_keras.detectors import DETECTORS
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.files import alone, writing_whole
+from fer_keras.files import alone, file_to_write, writing_whole
 from fer_keras.inference.joint import WAYS, JointRecognizer
 from fer_keras.runtime import RUNTIMES, choose_runtime
 from serving import outputs, videos
@@ -176,6 +176,7 @@ def _check_outputs(args: argparse.Namespace, files: Sequence[Picture]) -> None:
         target = Path(name)
         if target.is_dir():
             raise ConfigError(f"{target} is a folder; --{option} names a file")
+        file_to_write(target)
         if any(target.resolve() == file.path.resolve() for file in files):
             kind = "videos" if videos.is_video(target) else "pictures"
             raise ConfigError(f"{target} is one of the {kind} and would be overwritten; name another file")

@@ -76,12 +76,19 @@ def _check_origin(request: Request) -> None:
     """Refuse what a page of another site causes, except following a link to a page here."""
     changing = request.method not in ("GET", "HEAD", "OPTIONS")
     origin = request.headers.get("Origin")
-    if origin is not None and (changing or origin != "null") and urlsplit(origin).netloc != request.host:
+    if origin is not None and (changing or origin != "null") and _host_of(origin) != request.host:
         raise RequestError(403, "this request was caused by a page of another site")
     site = request.headers.get("Sec-Fetch-Site", "none")
     navigation = request.headers.get("Sec-Fetch-Mode") == "navigate" and not changing
     if site not in ("same-origin", "none") and not navigation:
         raise RequestError(403, "this request was caused by a page of another site")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # not an address at all, as "http://["
+        return None
 
 
 def protect(app: Flask) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -30,6 +31,8 @@ CLIENT_TIMEOUT_S = 10
 #: What the system may hold back for a slow viewer, who would else see what was seconds ago.
 SEND_BUFFER_BYTES = 192 * 1024
 _DRAIN_BYTES = 1 << 16
+#: Of a request's line and headers together.
+MAX_HEADER_BYTES = 1 << 16
 
 
 def serve(app: Flask, config: ServerConfig) -> int:
@@ -100,12 +103,15 @@ def make_server(app: Flask, config: ServerConfig) -> Any:
     )
     server.ConnectionClass = Connection
     server.max_request_body_size = config.largest_body
+    server.max_request_header_size = MAX_HEADER_BYTES  # without it cheroot takes headers of any size into memory
     server.error_log = _log
     try:
         server.prepare()
     except OSError as error:
+        told = re.search(r"\[Errno -?\d+\] ([^()]+)", str(error))  # cheroot puts the system's words into its own
+        reason = told[1].strip() if told else error.strerror or error
         raise ConfigError(
-            f"{config.host}:{config.port} can't be listened on ({error.strerror or error}); choose another --port"
+            f"{config.host}:{config.port} can't be listened on ({reason}); choose another --port, or a --host of this machine"
         ) from error
     server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     return server

@@ -79,8 +79,8 @@ class ServerConfig:
             raise ConfigError(f"a token has {MIN_TOKEN_CHARS} or more plain characters; take this one: {_example_token()}")
         if self.token is None and not is_loopback(self.host):
             raise ConfigError(
-                f"listening on {self.host} lets a network in, which needs a token; set --token or {PREFIX}TOKEN, for example "
-                f"to {_example_token()}, or stay on 127.0.0.1"
+                f"listening on {self.host or 'every address'} lets a network in, which needs a token; set --token or "
+                f"{PREFIX}TOKEN, for example to {_example_token()}, or stay on 127.0.0.1"
             )
 
     @property

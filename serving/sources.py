@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from fer_keras.errors import ConfigError, FerError
+from serving.decoder import FilmClock
+from serving.outputs import for_opencv, shown
 
 
 class SourceLostError(FerError):
@@ -73,8 +75,9 @@ def create_source(spec: str, max_side_px: int = 1280) -> Source:
     if re.match(r"(?i)(rtsps?|rtmp|https?|udp|tcp)://.", spec):
         return CaptureSource(spec, without_password(spec), live=True, max_side_px=max_side_px)
     if not Path(spec).is_file():
-        raise ConfigError(f"there is no file {spec!r}; a source is demo, a camera's number (0), a file, or a URL (rtsp://...)")
-    return CaptureSource(spec, Path(spec).name, live=False, max_side_px=max_side_px)
+        what = f"{shown(spec)} is no video file" if Path(spec).exists() else f"there is no file {shown(spec)!r}"
+        raise ConfigError(f"{what}; a source is demo, a camera's number (0), a file, or a URL (rtsp://...)")
+    return CaptureSource(for_opencv(spec), Path(spec).name, live=False, max_side_px=max_side_px)
 
 
 def without_password(url: str) -> str:
@@ -120,14 +123,14 @@ class CaptureSource:
 
     #: A stream that says nothing for so long is lost.
     TIMEOUT_MS = 5000
+    #: A gap between two frames of a file is waited for so long at most, since nothing can be stopped meanwhile.
+    LONGEST_GAP_S = 2.0
 
     def __init__(self, address: int | str, title: str, *, live: bool, max_side_px: int = 1280) -> None:
         self.address, self.title, self.live, self.max_side_px = address, title, live, max_side_px
         self._capture: Any = None
-        self._pace: Pace | None = None
-        self._fps = 25.0
-        self._position = self._start_s = 0.0
-        self._frames = 0
+        self._clock: FilmClock | None = None
+        self._due_s = self._start_s = self._position_s = 0.0
         self._restarted = True
 
     def open(self) -> None:
@@ -147,10 +150,8 @@ class CaptureSource:
             capture.release()
             raise SourceLostError(f"{self.title} can't be opened")
         self._capture = capture
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        self._fps = rate if 1 <= rate <= 240 else 25.0
-        self._pace = None if self.live else Pace(self._fps)
-        self._frames, self._restarted = 0, True
+        self._clock = None if self.live else FilmClock(capture)
+        self._restarted = True
 
     def read(self) -> Frame:
         """The next frame, at most `max_side_px` wide and high. Raises SourceLostError."""
@@ -159,23 +160,25 @@ class CaptureSource:
         if self._capture is None:
             raise SourceLostError(f"{self.title} is not open")
         found, bgr = self._capture.read()
-        if not found and not self.live and self._frames:
-            self._start_s += self._frames / self._fps
-            pace = self._pace
+        if not found and self._clock and self._clock.read:
+            self._start_s += self._clock.time_s + self._clock.step_s
             self.open()  # a file starts over; seeking back is not exact in every format
-            self._pace = pace
             found, bgr = self._capture.read()
         if not found or bgr is None:
             raise SourceLostError(f"{self.title} gives no frames")
-        bgr = shrunk(bgr, self.max_side_px)
-        if self._pace:
-            self._pace.wait()
-        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-        position = time.monotonic() if self.live else self._start_s + self._frames / self._fps
-        frame = Frame(rgb, position, time.time(), self._restarted)
-        self._frames += 1
+        rgb = cv2.cvtColor(shrunk(bgr, self.max_side_px), cv2.COLOR_BGR2RGB)
+        if self._clock:
+            self._wait(self._start_s + self._clock.tick())
+        frame = Frame(rgb, self._position_s if self._clock else time.monotonic(), time.time(), self._restarted)
         self._restarted = False
         return frame
+
+    def _wait(self, position_s: float) -> None:
+        """Return when what stands there in the file is due. A frame that comes late is made up for by the next alone."""
+        step_s = min(max(0.0, position_s - self._position_s), self.LONGEST_GAP_S)
+        self._position_s = position_s
+        self._due_s = max(self._due_s + step_s, time.monotonic() - step_s)
+        time.sleep(max(0.0, self._due_s - time.monotonic()))
 
     def close(self) -> None:
         """Let go of it."""

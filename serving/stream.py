@@ -218,9 +218,12 @@ class Stream:
 
     def snapshot(self, timeout_s: float = 8.0) -> bytes | None:
         """One picture with its boxes, as JPEG; None where none came in time."""
+        end = time.monotonic() + timeout_s
         with self.watch("picture") as following:
-            update = following(timeout_s)
-        return update.jpeg if update else None
+            while update := following(max(0.0, end - time.monotonic())):
+                if update.result is not None:  # no notice, such as that the source is being opened
+                    return update.jpeg
+        return None
 
     def choose(self, model: str | None = None, detector: str | None = None) -> None:
         """Go on with another model or detector, which is loaded first. Raises FerError where that fails."""

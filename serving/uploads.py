@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -98,8 +99,9 @@ def decode_image(data: bytes, max_bytes: int, max_pixels: int) -> np.ndarray:
 
 def decode_base64(text: str, max_bytes: int) -> bytes:
     """The bytes that base64 text stands for; a data URL is taken too. Raises RequestError: 413 or 422."""
-    if text.startswith("data:"):
+    if text[:5].lower() == "data:":
         text = text.partition(",")[2]
+    text = "".join(text.split())  # as `base64` prints it, in lines
     if len(text) > 4 * max_bytes // 3 + 8:
         raise RequestError(413, f"the picture has more than {max_bytes} bytes, which is the most allowed")
     try:
@@ -128,11 +130,23 @@ def video_on_disk(stream: IO[bytes], max_bytes: int) -> Iterator[Path]:
         yield path
 
 
-def read_video(path: Path, max_pixels: int, max_s: float, rate_hz: float) -> Iterator[tuple[float, float, np.ndarray]]:
+#: Seconds into the video, its duration in seconds or 0 where unknown, uint8 (h, w, 3) RGB.
+VideoFrame = tuple[float, float, np.ndarray]
+
+
+@dataclass(frozen=True)
+class VideoEnd:
+    """How the reading of a video ended. truncated: it goes on after what was read. missing: what is lost of a damaged one."""
+
+    truncated: bool
+    missing: str | None
+
+
+def read_video(path: Path, max_pixels: int, max_s: float, rate_hz: float) -> Generator[VideoFrame, None, VideoEnd]:
     """Frames of a video, at most `rate_hz` of each second and none after `max_s`; decoded by a process of their own.
 
-    Gives (seconds into the video, duration in seconds or 0 where unknown, uint8 (h, w, 3) RGB). Raises RequestError: 413 for
-    too many pixels, 422 where no frame can be read or the decoder died of one, 500 where it could not begin.
+    Returns how it ended. Raises RequestError: 413 for too many pixels, 422 where no frame can be read or the decoder died of
+    one, 500 where it could not begin.
     """
     command = [sys.executable, "-m", "serving.decoder", str(path), str(max_pixels), str(max_s), str(rate_hz)]
     # Nothing of the command comes from a request.
@@ -141,7 +155,7 @@ def read_video(path: Path, max_pixels: int, max_s: float, rate_hz: float) -> Ite
     )
     with process:
         try:
-            yield from _believed(process.stdout, max_pixels, max_s)
+            return (yield from _believed(process.stdout, max_pixels, max_s))
         except _BrokenVideoError as error:
             try:
                 code = process.wait(_LAST_WORDS_S)
@@ -164,12 +178,13 @@ class _BrokenVideoError(Exception):
         self.begun = begun
 
 
-def _believed(stream: IO[bytes], max_pixels: int, max_s: float) -> Iterator[tuple[float, float, np.ndarray]]:
+def _believed(stream: IO[bytes], max_pixels: int, max_s: float) -> Generator[VideoFrame, None, VideoEnd]:
     """What the decoder sends, as far as it can be so: a file that took it over must not get further than to send pictures."""
     latest_s = -1.0
     while message := decoder.read_message(stream):
         if message.get("end") is True:
-            return
+            missing = message.get("missing")
+            return VideoEnd(message.get("truncated") is True, str(missing)[:200] if missing else None)
         if message.get("status") in (413, 422):
             raise RequestError(message["status"], str(message.get("message"))[:200])
         try:

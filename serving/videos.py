@@ -20,10 +20,10 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.files import write_json
+from fer_keras.files import file_to_write, write_json
 from fer_keras.types import TrackedFace
 from serving import decoder
-from serving.outputs import shown
+from serving.outputs import for_opencv, shown
 
 if TYPE_CHECKING:
     from fer_keras.inference.analyzer import Analyzer
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp")
 #: How much work a stop by force may lose.
 CHECKPOINT_S = 5.0
-#: Frame rate of a file that tells none.
-_USUAL_FPS = 25.0
+#: Frames a second of a drawn film: those of the film itself, as far as players like them.
+_DRAWN_FPS = (10.0, 60.0)
 _STATE_FORMAT = 1
 
 
@@ -52,8 +52,8 @@ def quiet_decoder() -> None:
 class VideoReader:
     """The frames of a video file, one at a time, in order. A context manager.
 
-    fps: frames a second, as the file says. expected: how many frames it says it has, 0 where unknown. size_wh: in pixels.
-    read: how many frames came until now. time_s: the time of the last. Raises DataError where it can't be opened.
+    size_wh: in pixels. clock: when its frames are due, how many there should be, and were. Raises DataError where it can't be
+    opened.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -61,16 +61,13 @@ class VideoReader:
 
         self.path = Path(path)
         # An absolute path is never taken for an address.
-        self._capture = cv2.VideoCapture(os.fspath(self.path.absolute()), cv2.CAP_FFMPEG)
+        self._capture = cv2.VideoCapture(for_opencv(self.path.absolute()), cv2.CAP_FFMPEG)
         width, height = (int(self._capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if not self._capture.isOpened() or width < 1 or height < 1:
             self._capture.release()
             raise DataError(f"{shown(path)} can't be read as a video; is the file complete, and its codec a usual one?")
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if 1 <= fps <= 1000 else _USUAL_FPS
-        self.expected = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.clock = decoder.FilmClock(self._capture)
         self.size_wh = (width, height)
-        self.read, self.time_s = 0, -1.0
 
     def __enter__(self) -> VideoReader:
         return self
@@ -82,29 +79,16 @@ class VideoReader:
         """(number, seconds from the start, uint8 (h, w, 3) RGB) of each frame whose number is a multiple of `every`.
 
         start: the first that is given; those before are read over, since jumping is not exact in every format.
-        The seconds are the file's own, which a telephone does not space evenly; they always grow.
         """
         import cv2
 
         while self._capture.grab():
-            number = self.read
-            self.read += 1
-            told_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            self.time_s = told_s if told_s > self.time_s else max(0.0, self.time_s + 1 / self.fps)
+            number, time_s = self.clock.read, self.clock.tick()
             if number < start or number % every:
                 continue
             found, bgr = self._capture.retrieve()
             if found and bgr is not None:
-                yield number, self.time_s, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-
-    @property
-    def lack(self) -> str | None:
-        """What is missing, once all frames have been read; None for a whole video. Counts in files may be off by some."""
-        if self.read == 0:
-            return "no frame of it can be read; is the file complete?"
-        if self.expected - self.read > max(2, 0.02 * self.expected):
-            return f"it ends after {self.read} of {self.expected} frames; the file is damaged or was cut short"
-        return None
+                yield number, time_s, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 @dataclass(frozen=True)
@@ -242,7 +226,7 @@ class GrowingTable:
         if target is None:
             self.path.unlink()
         else:
-            os.replace(self.path, target)
+            os.replace(self.path, file_to_write(target))
         self._state_path.unlink()
 
     def _write(self, rows: Sequence[Sequence[object]]) -> None:
@@ -310,8 +294,8 @@ def analyse_videos(
         if table.analyzer_state is not None:
             analyzer.restore(table.analyzer_state)
         bar = tqdm(
-            total=reader.expected or None,
-            desc=video.path.name,
+            total=reader.clock.expected or None,
+            desc=shown(video.path.name),
             unit="frame",
             initial=table.frame,
             disable=None if progress is None else not progress,
@@ -322,12 +306,15 @@ def analyse_videos(
                 table.add(video.path, number, time_s, analyzer.analyze(image, time_s))
                 table.checkpoint(number + 1, analyzer)
                 bar.update(number + 1 - bar.n)
-            seconds = reader.time_s + 1 / reader.fps if reader.read else 0.0
-        yield table.next_video(video.path, seconds, reader.lack)
+            clock = reader.clock
+            seconds = clock.time_s + clock.step_s if clock.read else 0.0
+        yield table.next_video(video.path, seconds, clock.missing)
 
 
 def draw_video(source: Path, rows: Iterable[FrameRows], labels: Sequence[str], target: Path, every: int = 1) -> None:
     """Write a copy of a video with boxes, ids and labels as MP4, whole or not at all; without sound.
+
+    Its frames are evenly spaced: where those of the video are not, some are shown longer, or left out.
 
     rows: of this video. every: as it was analysed; the frames between show what was seen last.
     Raises DataError where it can't be read, or not be written.
@@ -344,23 +331,34 @@ def draw_video(source: Path, rows: Iterable[FrameRows], labels: Sequence[str], t
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.part.mp4")  # OpenCV tells the format by the name
     try:
         with VideoReader(source) as reader:
+            fps = min(max(1 / reader.clock.step_s, _DRAWN_FPS[0]), _DRAWN_FPS[1])
             # MPEG-4 part 2 is what OpenCV's wheels can always write; for H.264 they need a library that is seldom there.
-            writer = cv2.VideoWriter(str(temporary), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), reader.fps, reader.size_wh)
+            writer = cv2.VideoWriter(for_opencv(temporary), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), fps, reader.size_wh)
             if not writer.isOpened():
                 raise DataError(f"{shown(target)} can't be written; is there room, and can this OpenCV write MP4?")
-            written = 0
-            for number, _, image in tqdm(
-                reader.frames(), total=reader.expected or None, desc=f"drawing {source.name}", disable=None, leave=False
+            written, drawn, first_s = 0, None, None
+            for number, time_s, image in tqdm(
+                reader.frames(),
+                total=reader.clock.expected or None,
+                desc=f"drawing {shown(source.name)}",
+                disable=None,
+                leave=False,
             ):
                 while following is not None and following.number <= number:
                     latest, following = following, next(coming, None)
+                first_s = time_s if first_s is None else first_s
+                while written < round((time_s - first_s) * fps):  # the one before stays until this one is due
+                    writer.write(drawn)
+                    written += 1
                 faces = latest.faces if latest is not None and number - latest.number < every else ()
-                writer.write(draw_live(image, faces, labels))
+                drawn = draw_live(image, faces, labels)
+            for _ in range(max(1, round(reader.clock.step_s * fps)) if drawn is not None else 0):
+                writer.write(drawn)
                 written += 1
             writer.release()
         # The writer says nothing of a full disk.
         with VideoReader(temporary) as check:
-            if check.expected != written:
+            if check.clock.expected != written:
                 raise DataError(f"{shown(target)} could not be written whole; is the disk full?")
         os.replace(temporary, target)
     finally:

@@ -68,7 +68,7 @@ async function analyseImage(file, signal) {
 async function analyseVideo(file, signal) {
   const form = new FormData();
   form.append("video", file);
-  for (const [name, value] of Object.entries(options())) form.append(name, value);
+  for (const [name, value] of Object.entries(options())) if (name !== "faces") form.append(name, value);
   const progress = byId("upload-progress");
   progress.removeAttribute("value");
   progress.hidden = byId("upload-stop").hidden = false;
@@ -94,7 +94,7 @@ async function analyseVideo(file, signal) {
       if (info.duration_s) progress.value = Math.min(1, line.time_s / Math.min(info.duration_s, info.limit_s));
     } else if (line.type === "end") {
       const ids = new Set(frames.flatMap((frame) => frame.faces.map((face) => face.id)));
-      const cut = line.truncated ? ` Only the first ${Math.round(info.limit_s)} s were analysed.` : "";
+      const cut = line.truncated ? ` Only the first ${Math.round(info.limit_s)} s were analysed.` : line.missing ? ` Not whole: ${line.missing}.` : "";
       say(`${line.frames} frames of ${file.name} analysed, ${ids.size} ${ids.size === 1 ? "person" : "people"} seen. Play it to see the boxes.${cut}`);
     }
   }
@@ -117,12 +117,11 @@ async function* linesOf(body) {
 // What was found at the moment that the video shows. mine: the frames this began with; others mean another upload.
 function showMoment(model, mine) {
   if (mine !== frames) return;
-  let found = null;
-  for (const frame of mine) {
-    if (frame.time_s > video.currentTime + 0.001) break;
-    found = frame;
-  }
-  const faces = found && video.currentTime - found.time_s < 0.5 ? found.faces : [];
+  const later = mine.findIndex((frame) => frame.time_s > video.currentTime + 0.001);
+  const found = mine.at(later < 0 ? -1 : later - 1);
+  // After the last frame that is analysed nothing is known.
+  const known = later > 0 || (later < 0 && found && video.currentTime - found.time_s < 0.5);
+  const faces = known ? found.faces : [];
   const context = boxes.getContext("2d");
   context.clearRect(0, 0, boxes.width, boxes.height);
   drawBoxes(context, faces, model);

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+from films import uneven_film
 from live_server import MODEL, ROOT, TWIN_LABELS, camera, encoded, overlap, serving, switch_off, wait_until
 
 from fer_keras.detectors import create_detector
@@ -69,10 +70,11 @@ def test_a_picture_may_come_as_file_as_base64_or_alone(server, astronaut):
     answers = [
         post(server, files={"image": ("../../etc/passwd", data, "text/html")}),
         post(server, json={"image": text}),
-        post(server, json={"image": f"data:image/jpeg;base64,{text}"}),
+        post(server, json={"image": f"DATA:image/jpeg;base64,{text}"}),
+        post(server, json={"image": base64.encodebytes(data).decode()}),  # lines, as of the command `base64`
         post(server, data=data, headers={"Content-Type": "image/jpeg"}),
     ]
-    assert [answer.status_code for answer in answers] == [200] * 4
+    assert [answer.status_code for answer in answers] == [200] * 5
     assert len({answer.text for answer in answers}) == 1
 
 
@@ -154,9 +156,40 @@ def test_a_video_is_answered_frame_by_frame_and_leaves_nothing_behind(server, tm
     assert (head["type"], head["width"], head["height"], head["duration_s"]) == ("video", 420, 240, 0.667)
     times = [frame["time_s"] for frame in frames]
     assert times == pytest.approx([2 * number / 30 for number in range(10)], abs=2e-3)  # 15 of the 30 in a second
-    assert end == {"type": "end", "frames": 10, "analysed_s": times[-1], "truncated": False}
+    assert end == {"type": "end", "frames": 10, "analysed_s": times[-1], "truncated": False, "missing": None}
     assert {face["id"] for frame in frames for face in frame["faces"]} == {1, 2}
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_times_in_a_video_are_those_of_its_frames(server, tmp_path):
+    film = uneven_film(tmp_path / "film.mp4").read_bytes()
+    head, *frames, end = map(json.loads, post(server, "/api/video", files={"video": film}).text.splitlines())
+    # 15 a second: of the first, which are 0.04 s apart, some are left out.
+    assert [frame["time_s"] for frame in frames] == pytest.approx([0, 0.08, 0.16, 0.2, 1.2, 2.2, 3.2, 4.2])
+    assert head["duration_s"] == pytest.approx(5.2) and end["analysed_s"] == pytest.approx(4.2)
+    assert (end["truncated"], end["missing"]) == (False, None)
+
+
+def test_the_end_of_a_video_says_what_was_not_read(long_video, tmp_path):
+    def end_of(path, max_s):
+        frames = uploads.read_video(path, 10**6, max_s, 15)
+        while True:
+            try:
+                next(frames)
+            except StopIteration as stop:
+                return stop.value
+
+    assert end_of(long_video, 5) == uploads.VideoEnd(truncated=True, missing=None)
+    assert end_of(long_video, 60) == uploads.VideoEnd(truncated=False, missing=None)
+    (tmp_path / "half.avi").write_bytes(long_video.read_bytes()[: long_video.stat().st_size // 2])
+    half = end_of(tmp_path / "half.avi", 60)
+    assert not half.truncated and re.match(r"it ends after \d+ of 600 frames; the file is damaged", half.missing)
+
+
+def test_in_videos_faces_are_always_looked_for(server, long_video):
+    for given in ({"params": {"faces": "full"}}, {"data": {"faces": "full"}}):
+        answer = post(server, "/api/video", files={"video": long_video.read_bytes()}, **given)
+        assert answer.status_code == 422 and "faces" in message(answer)
 
 
 def decoders():
@@ -256,6 +289,22 @@ def test_the_decoder_knows_no_secret(monkeypatch):
     assert not any("a" * 30 in value for value in decoder.environment().values())
 
 
+def test_slow_senders_keep_nobody_from_a_turn(server, astronaut):
+    slow = []
+    for path in ("/api/predict", "/api/webcam?session=0123456789abcdef") * 2:
+        sender = socket.create_connection(("127.0.0.1", server.port))
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\nContent-Length: 99999\r\n\r\n"
+        sender.sendall(head.encode() + encoded(astronaut, "JPEG")[:1000])
+        slow.append(sender)
+    try:
+        time.sleep(0.5)  # until they are being read
+        answer = requests.post(server.url + "/api/predict", files={"image": encoded(astronaut)}, timeout=8)
+        assert len(answer.json()["faces"]) == 1
+    finally:
+        for sender in slow:
+            sender.close()
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -322,7 +371,7 @@ def test_a_truncated_picture_is_refused(server, astronaut):
         ({"json": {"image": "aGk=", "model": ["x"]}}, 422, "model is one of ferplus-cnn, twin; got"),
         ({"json": {"image": "aGk=", "model": "../../etc"}}, 422, "model is one of ferplus-cnn, twin; got"),
         ({"files": {"picture": b"x"}}, 422, "unknown entry 'picture'; expected image"),
-        ({"files": {"image": (None, "text")}}, 422, "unknown entry 'image'"),
+        ({"files": {"image": (None, "text")}}, 422, "image came as text; send it as a file"),
         ({"files": [("image", b"x"), ("image", b"y")]}, 422, "got 2"),
     ],
 )
@@ -345,6 +394,40 @@ def test_an_upload_above_the_limit_is_refused_before_it_is_read_into_memory(serv
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()
+
+
+def test_a_form_of_too_many_parts_or_too_much_text_is_told_what_is_too_much(server):
+    many = post(server, "/api/predict/batch", files=[("images", b"x")] * 70)
+    assert many.status_code == 413 and "a form has at most 64 parts" in message(many)
+    text = post(server, files={"image": (None, "x" * 600_000)})
+    assert text.status_code == 413 and "pictures and videos are sent as files" in message(text)
+
+
+def test_headers_without_end_are_refused(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
+        with contextlib.suppress(OSError):  # it hangs up while we send
+            for _ in range(40):
+                client.sendall(b"x" * 10_000)
+            client.sendall(b"\r\n\r\n")
+        try:
+            answer = client.recv(100)
+        except OSError:
+            answer = b""
+    assert not answer or answer.startswith((b"HTTP/1.1 413", b"HTTP/1.1 414", b"HTTP/1.1 431")), answer
+    assert requests.get(server.url + "/healthz", timeout=10).json() == {"status": "ok"}
+
+
+def test_an_origin_that_is_no_address_is_refused(server):
+    answer = requests.get(server.url + "/healthz", headers={"Origin": "http://["}, timeout=10)
+    assert answer.status_code == 403 and "another site" in message(answer)
+
+
+def test_methods_that_visitors_make_up_are_counted_as_one(server):
+    for number in range(3):
+        assert requests.request(f"MADEUP{number}", server.url + "/healthz", timeout=10).status_code == 405
+    metrics = requests.get(server.url + "/metrics", timeout=10).text
+    assert "MADEUP" not in metrics and 'method="other"' in metrics
 
 
 def test_a_chunked_upload_without_end_is_refused(server):

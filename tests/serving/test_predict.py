@@ -287,3 +287,11 @@ def test_weights_of_models_that_were_measured_apart_must_be_named(models, tmp_pa
     assert "not measured on the same faces" in error and "--weights" in error
     _, _, [error] = run(capsys, *words, "--weights", "1,2,3")
     assert "2 models need as many weights, 0 or more, got [1.0, 2.0, 3.0]" in error
+
+
+def test_a_small_picture_is_drawn_enlarged_and_a_long_strip_is_not_made_gigabytes_of():
+    from serving.drawing import draw_faces
+
+    assert draw_faces(np.zeros((60, 80, 3), np.uint8), [], [], []).shape == (240, 320, 3)
+    assert draw_faces(np.zeros((3, 65_000, 3), np.uint8), [], [], []).shape == (3, 65_000, 3)
+    assert draw_faces(np.zeros((40, 1500, 3), np.uint8), [], [], []).shape == (80, 3000, 3)

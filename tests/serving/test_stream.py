@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+import requests
 from live_server import camera, encoded, overlap, serving, switch_off, wait_until
 
 from fer_keras.types import TrackedFace
@@ -64,6 +65,22 @@ def test_nothing_is_captured_until_somebody_watches_and_some_time_after(watched)
     after = source.reads
     time.sleep(0.3)
     assert source.reads == after
+
+
+def test_a_snapshot_is_of_the_source_though_it_has_to_be_opened_first(watched):
+    from PIL import Image
+
+    running, _, stream = watched
+    wait_until(lambda: stream.status()["state"] == "idle")
+    answer = requests.get(running.url + "/api/stream/snapshot.jpg", timeout=20)
+    assert Image.open(io.BytesIO(answer.content)).size == (400, 240)  # notices are of another size
+
+
+def test_a_source_that_gives_nothing_has_no_snapshot():
+    source = Watched(cast=DemoSource.CAST[:1])
+    source.away = True
+    with serving([source], detector="haar") as running:
+        assert running.engine.streams["demo"].snapshot(timeout_s=1.5) is None
 
 
 def test_a_recording_alone_keeps_the_stream_going(watched):

@@ -1,12 +1,14 @@
+import os
 import threading
 import time
 from collections import Counter
 
 import numpy as np
 import pytest
+from films import UNEVEN_S, uneven_film
 
 from fer_keras.detectors import create_detector
-from fer_keras.errors import ConfigError
+from fer_keras.errors import ConfigError, DataError
 from serving.sources import CaptureSource, DemoSource, Pace, SourceLostError, create_source, shrunk
 from serving.stream import Backoff, Slot
 
@@ -57,6 +59,18 @@ def test_a_file_plays_every_frame_at_its_speed_and_starts_over(tmp_path):
     assert passed > 0.6  # 13 steps of 50 ms
 
 
+def test_a_file_plays_as_unevenly_as_it_was_taken(tmp_path):
+    source = create_source(str(uneven_film(tmp_path / "film.mp4")))
+    source.open()
+    start, seen = time.monotonic(), []
+    for _ in range(8):
+        frame = source.read()
+        seen.append((frame.time_s, time.monotonic() - start))
+    source.close()
+    assert np.allclose([time_s for time_s, _ in seen], UNEVEN_S[:8])
+    assert all(passed_s > time_s - 0.1 for time_s, passed_s in seen)
+
+
 def test_a_file_that_goes_away_is_lost_and_comes_back(tmp_path):
     write_clip(tmp_path / "clip.mp4", 3, fps=100)
     source = create_source(str(tmp_path / "clip.mp4"))
@@ -88,6 +102,19 @@ def test_a_camera_that_is_not_there_is_lost_and_not_an_error_at_start():
 def test_a_source_that_is_nothing_known_is_refused_with_what_it_may_be():
     with pytest.raises(ConfigError, match=r"there is no file 'nowhere\.mp4'; a source is demo, a camera's number"):
         create_source("nowhere.mp4")
+
+
+def test_what_is_there_and_no_video_file_is_refused_as_such(tmp_path):
+    with pytest.raises(ConfigError, match="is no video file; a source is"):
+        create_source(str(tmp_path))
+
+
+def test_a_name_that_opencv_would_die_of_is_refused(tmp_path):
+    path = tmp_path / os.fsdecode(b"a\xff.mp4")
+    write_clip(tmp_path / "a.mp4", 3)
+    (tmp_path / "a.mp4").rename(path)
+    with pytest.raises(DataError, match="not UTF-8, which OpenCV can't open; rename it"):
+        create_source(str(path))
 
 
 def test_no_password_of_a_camera_is_shown():

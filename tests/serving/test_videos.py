@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import commandline
 import numpy as np
 import pytest
+from films import UNEVEN_S, uneven_film
 
 from fer_keras.inference.recognizer import Recognizer
 from fer_keras.labels import EMOTIONS
@@ -188,6 +190,27 @@ def test_the_drawn_video_has_every_frame_with_its_box(whole, clip):
             assert np.median(changed[y1 : y2 - 1, x1 : x1 + 2]) > 25  # its left side
         elif number < SHOWN.start:
             assert changed.max() < 25  # compression alone
+
+
+def test_the_drawn_copy_of_an_uneven_video_lasts_as_long(tmp_path):
+    film = uneven_film(tmp_path / "film.mp4")
+    videos.draw_video(film, [], EMOTIONS, tmp_path / "drawn.mp4")
+    frames = frames_of(tmp_path / "drawn.mp4")
+    assert len(frames) == pytest.approx(10 * (UNEVEN_S[-1] + 0.52), abs=1)  # 10 a second; the last as long as most
+    for second in (1.5, 2.5, 3.5, 4.5):
+        number = max(number for number, at in enumerate(UNEVEN_S) if at <= second)
+        assert abs(float(frames[round(10 * second)].mean()) - 20 * number) < 9
+
+
+def test_a_video_whose_name_opencv_would_die_of_is_told_and_the_next_one_read(clip, tmp_path, capsys):
+    shutil.copy(clip, tmp_path / "b.mp4")
+    shutil.copy(clip, tmp_path / os.fsdecode(b"a\xff.mp4"))
+    assert predict.main([str(tmp_path), "--csv", str(tmp_path / "f.csv"), "--every", "12", *map(str, QUICK)]) == 0
+    table = rows(tmp_path / "f.csv")
+    assert [row["error"] for row in table if row["status"] == "error"] == [
+        "has a name that is not UTF-8, which OpenCV can't open; rename it"
+    ]
+    assert [row["path"][-5:] for row in table if row["status"] != "error"] == ["b.mp4"] * 3
 
 
 def test_the_page_tells_the_persons_timeline(whole):

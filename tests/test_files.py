@@ -1,0 +1,45 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fer_keras import files
+from fer_keras.errors import ConfigError
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    files.write_whole(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_no_file_takes_the_place_of_a_pipe_or_a_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is a device or a pipe; name a file"):
+        files.write_whole(tmp_path / "pipe", "x")
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(ConfigError, match="is a folder; name a file"):
+        files.write_whole(tmp_path, "x")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="can't be written: .*file is no folder"):
+        files.write_whole(tmp_path / "file" / "below.txt", "x")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of Windows break otherwise")
+def test_who_stops_reading_the_lines_still_gets_the_files(tmp_path):
+    code = (
+        "from fer_keras import cli, files\n"
+        "def command(args):\n"
+        "    for number in range(20000):\n"
+        "        print('line', number, flush=True)\n"
+        f"    files.write_whole({str(tmp_path / 'made.txt')!r}, 'whole')\n"
+        "raise SystemExit(cli.run(command, cli.CommandParser(), []))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"line 0\n"
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert process.stderr.read() == b""
+    assert (tmp_path / "made.txt").read_text() == "whole"
