@@ -159,7 +159,7 @@ def _decode(path: str, max_pixels: int, max_s: float, rate_hz: float, out: IO[by
         if time_s >= max_s:
             truncated = True
             break
-        if time_s + 1e-6 < due_s:
+        if time_s + 0.002 < due_s:  # some formats round times to a thousandth
             continue
         due_s = max(due_s + 1 / rate_hz, time_s)
         found, bgr = capture.retrieve()
