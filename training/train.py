@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_keras import cli
 from fer_keras.errors import ConfigError, DataError, FerError
+from fer_keras.files import may_be_replaced
 from training import config
 
 if TYPE_CHECKING:
@@ -135,12 +136,16 @@ def model_spec(settings: TrainConfig, dataset: FaceDataset) -> ModelSpec:
 
 def export_name(settings: TrainConfig, dataset: FaceDataset) -> str:
     """The name to export under: as asked, else DATA-ARCH with a number where that is taken."""
+    from fer_keras.models.exported import MODEL_FILES
+
     folder = Path(settings.saved_models)
     if settings.export:
         if Path(settings.export).name != settings.export or settings.export.startswith("."):
             raise ConfigError(f"--export is a name, not a path, got {settings.export!r}; the folder is --saved-models")
         if (folder / settings.export).exists() and not settings.overwrite:
             raise ConfigError(f"{folder / settings.export} exists already; choose another --export, or --overwrite")
+        if not may_be_replaced(folder / settings.export, *MODEL_FILES):
+            raise ConfigError(f"{folder / settings.export} is not an exported model; choose another --export, or remove it")
         return settings.export
     base = f"{dataset.name}-{settings.arch}"
     number, name = 1, base

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_keras.errors import DataError
-from fer_keras.files import alone, replace_folder, write_json
+from fer_keras.errors import ConfigError, DataError
+from fer_keras.files import alone, may_be_replaced, replace_folder, write_json
 from fer_keras.labels import VOTE_NAMES
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class DatasetWriter:
     ...     writer.finish(columns={"label": [...], ...}, labels=labels, group_columns=(), info={...})
 
     Leaving the block without `finish`, or through an error, leaves nothing behind; what a killed process left goes with the
-    next one that writes there. ConfigError where another process is writing it.
+    next one that writes there. ConfigError where another process is writing it, or overwrite would replace what is no data set.
     """
 
     def __init__(self, out: str | os.PathLike, *, image_size: int, channels: int, overwrite: bool = False) -> None:
@@ -174,8 +174,10 @@ class DatasetWriter:
         with contextlib.ExitStack() as held:
             held.enter_context(alone(lock, f"{self.out} is being written by another process; wait for its end"))
             # Not before, since another process may just have written it.
-            if self.out.exists() and not self.overwrite and not (self.out.is_dir() and not any(self.out.iterdir())):
+            if not self.overwrite and not may_be_replaced(self.out):
                 raise DataError(f"{self.out} exists already; choose another --out, or --overwrite")
+            if not may_be_replaced(self.out, "dataset.json"):
+                raise ConfigError(f"{self.out} is not a data set, so it is not overwritten; choose another --out, or remove it")
             held.callback(shutil.rmtree, self._temporary, ignore_errors=True)
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)

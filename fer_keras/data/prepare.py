@@ -49,7 +49,7 @@ class PrepareSettings:
     validation and test splits of a published benchmark, "train" the training split only, "all" all.
     split: "source" uses the source's splits where it has them, "random" never; split_by: "label" and group columns;
     fractions: of train, validation and test.
-    out: folder of the data set; none: data/prepared/SOURCE-HASH. overwrite: replace what is there.
+    out: folder of the data set; none: data/prepared/SOURCE-HASH. overwrite: replace the data set there.
     """
 
     source: str
@@ -111,6 +111,21 @@ class PrepareSettings:
         object.__setattr__(self, "fractions", splits.check_fractions(self.fractions))
         cleaning.dropped_reasons(self.keep, self.drop)
         parse_label_map(self.label_map)
+        self._check_place()
+
+    def _check_place(self) -> None:
+        """Raise ConfigError where the data set would stand on, around or among the files that it is made of."""
+        out = self.folder.resolve()
+        for name in ("csv", "votes", "path", "images", "metadata"):
+            if not getattr(self, name):
+                continue
+            given = Path(getattr(self, name)).expanduser().resolve()
+            # Among --images is allowed: only the pictures that the csv names are read, and `--images .` is usual.
+            if given.is_relative_to(out) or (name == "path" and out.is_relative_to(given)):
+                raise ConfigError(
+                    f"--out {self.folder} and --{name} {getattr(self, name)} are one inside the other; "
+                    "choose an --out away from the source"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """What decides about the content of the data set, as JSON has it; paths are absolute."""

@@ -262,6 +262,39 @@ def test_what_is_no_data_set_is_never_overwritten_unasked(folder, tmp_path, caps
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
 
 
+def test_overwrite_replaces_data_sets_alone(folder, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    code, _, err = run(capsys, "--source", "folders", "--path", folder, "--out", tmp_path / "mine", "--overwrite")
+    assert code == 2
+    assert "is not a data set" in err
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    assert run(capsys, "--source", "folders", "--path", folder, "--out", tmp_path / "empty", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize("out", ["faces", ".", "faces/prepared"])
+def test_a_data_set_never_stands_on_or_among_its_source(folder, tmp_path, capsys, out):
+    (tmp_path / "dataset.json").write_text("{}")  # what is around or in the source may well be a data set
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = run(capsys, "--source", "folders", "--path", folder, "--out", tmp_path / out, "--overwrite")
+    assert code == 2
+    assert "choose an --out away from the source" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_table_is_never_overwritten_by_its_data_set_but_may_stand_above_it(folder, tmp_path, capsys):
+    rows = [[f"faces/{label}/{index:03d}.png", label] for label in ("angry", "sad") for index in range(20)]
+    (tmp_path / "tables").mkdir()
+    path = write_rows(tmp_path / "tables/t.csv", [["f", "l"], *rows])
+    arguments = ["--source", "table", "--csv", path, "--images", tmp_path, "--columns", "image=f,label=l", "--overwrite"]
+    code, _, err = run(capsys, *arguments, "--out", tmp_path / "tables")
+    assert code == 2
+    assert "--csv" in err
+    assert path.is_file()
+    assert run(capsys, *arguments, "--out", tmp_path / "d")[0] == 0
+
+
 # ---- cropping
 
 

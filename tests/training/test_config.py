@@ -103,3 +103,13 @@ def test_the_best_model_is_looked_for_after_epoch_10_or_earlier_in_short_runs():
     assert parse("--epochs", "60").resolved().best_after == 10
     assert parse("--epochs", "6").resolved().best_after == 2
     assert parse("--epochs", "6", "--best-after", "5").resolved().best_after == 5
+
+
+def test_a_name_to_export_under_is_not_that_of_another_folder(tmp_path):
+    """Told before the training, not when all is trained."""
+    (tmp_path / "mine").mkdir()
+    settings = config.TrainConfig(export="mine", saved_models=str(tmp_path), overwrite=True)
+    assert train.export_name(settings, None) == "mine"
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="mine is not an exported model"):
+        train.export_name(settings, None)
