@@ -1,7 +1,7 @@
 """FaceDataset: a folder of prepared faces, the one currency of training and evaluation.
 
     DIR/dataset.json   labels, picture size, channels, group columns, label map, every prepare setting, counts
-    DIR/manifest.csv   one line a picture: row, label, split, kept, reason, groups, identity, votes_*, ..., source
+    DIR/manifest.csv   one line a picture: row, label, split, kept, reason, groups, identity ("" not known), votes_*, ..., source
     DIR/faces.npy      uint8 (n, height, width, channels), RGB or grey, 0..255; line i of the manifest is face i
 
 Pictures that cleaning dropped stay in the manifest (kept is False, reason says why), so nothing disappears unseen; one
@@ -32,9 +32,17 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 UNKNOWN = "unknown"
+#: Cells, in small letters, by which people say that they do not know.
+NOT_KNOWN = frozenset({"", "nan", "na", "n/a", "none", "null", "unknown", "?", "-"})
 VOTE_COLUMNS = tuple(f"votes_{name}" for name in VOTE_NAMES)
 FORMAT_VERSION = 1
 _NPY_HEADER_BYTES = 128
+
+
+def known_or_empty(text: str) -> str:
+    """A cell without spaces around it; "" where it says that nothing is known, such as "?" or "NaN"."""
+    plain = str(text).strip()
+    return "" if plain.lower() in NOT_KNOWN else plain
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ class FaceDataset:
             info = json.loads((folder / "dataset.json").read_text())
             text_columns = dict.fromkeys(["label", "split", "reason", "identity", "source", *info["group_columns"]], str)
             manifest = pd.read_csv(folder / "manifest.csv", dtype=text_columns, keep_default_na=False)
+            if "identity" in manifest:  # data sets prepared before took "unknown" and the like for one person
+                manifest["identity"] = [known_or_empty(text) for text in manifest["identity"]]
             shape = np.load(folder / "faces.npy", mmap_mode="r").shape
         except (ValueError, KeyError, OSError) as error:
             raise DataError(f"{folder} can't be read as a data set ({error}); prepare it again") from error

@@ -430,6 +430,15 @@ def test_splits_identities_and_columns_of_any_name_are_taken(tmp_path):
     assert table.group_columns == ("skin_tone", "place")
 
 
+def test_who_is_not_known_is_nobody(tmp_path):
+    class_folders(tmp_path, {"x": 8})
+    words = ["unknown", "NaN", "?", " na ", "None", "-", "", " ann"]
+    rows = [[f"x/{index:03d}.png", "sad", word] for index, word in enumerate(words)]
+    write_rows(tmp_path / "t.csv", [["f", "emotion", "who"], *rows])
+    table = Table(tmp_path / "t.csv", tmp_path, dict(image="f", label="emotion", identity="who")).read()
+    assert table.rows["identity"].tolist() == [""] * 7 + ["ann"]
+
+
 @pytest.mark.parametrize("name", ["../outside.png", "/etc/passwd", "a/../../x.png", "..\\x.png", "C:\\x.png"])
 def test_pictures_outside_the_folder_are_refused(affectnet, name):
     write_rows(affectnet / "labels.csv", [["pth", "label"], ["anger/000.png", "anger"], [name, "anger"]])

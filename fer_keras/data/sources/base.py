@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from fer_keras.data.dataset import UNKNOWN
+from fer_keras.data.dataset import UNKNOWN, known_or_empty
 from fer_keras.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ _SPLIT_WORDS = {
 }
 SPLIT_OF_WORD = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
 
-_NOT_KNOWN = {"", "nan", "na", "n/a", "none", "null", "unknown", "?", "-"}
 _GENDERS = {"Female": ("f", "female", "woman", "women"), "Male": ("m", "male", "man", "men")}
 _GENDER_OF_WORD = {word: gender for gender, words in _GENDERS.items() for word in words}
 #: First age of each group: those of the FairFace data set (Karkkainen and Joo 2021), so that audits can be compared.
@@ -100,8 +99,8 @@ def splits_of(words: Sequence[str], where: str) -> list[str]:
 
 def group_value(column: str, text: str) -> str:
     """One value of a group column: "F" and "woman" -> "Female" in gender; empty, NaN and the like -> "unknown"."""
-    plain = str(text).strip()
-    if plain.lower() in _NOT_KNOWN:
+    plain = known_or_empty(text)
+    if not plain:
         return UNKNOWN
     if column == "gender":
         return _GENDER_OF_WORD.get(plain.lower(), plain)
