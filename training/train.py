@@ -100,6 +100,7 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
     """A new run folder for the settings. Raises ConfigError where model, data or export name do not go together."""
     import dataclasses
 
+    from fer_keras.data import splits
     from fer_keras.data.balance import cells
     from training.distillation import notes_on_seen
     from training.run_folder import RunFolder
@@ -108,7 +109,11 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
     if settings.balance:
         cells(dataset, rows["train"], settings.balance)
     spec = model_spec(settings, dataset)
-    for note in notes_on_seen(settings, dataset, ("validation", "test")):
+    faces = dataset.manifest.loc[dataset.rows()]
+    for note in [
+        *notes_on_seen(settings, dataset, ("validation", "test")),
+        *splits.unlearnable(faces["label"], faces["split"]),
+    ]:
         print(f"note: {note}")
     settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), export=export_name(settings, dataset))
     out = Path(settings.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{spec.name}")

@@ -180,6 +180,11 @@ def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda t
             )
         rows["split"] = _splits(rows, kept, table, faces.features, settings, tell)
         labels = ordered(name for name in label_map.values() if name)
+        shared = _shared_persons(rows[kept])
+        if shared:
+            tell(f"{shared} persons have faces in more than one split, so figures flatter; --split random keeps them apart")
+        for remark in splits.unlearnable(rows["label"][kept], rows["split"][kept]):
+            tell(remark)
         if len(set(rows["label"][kept])) < 2:
             raise DataError(
                 f"only one label is left, {rows['label'][kept].iloc[0]!r}; expected at least two classes to tell apart"
@@ -199,7 +204,7 @@ def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda t
                 "crop_margin": settings.margin if settings.crop != "none" else 0.0,
                 "counts": _counts(rows["label"][kept], rows["split"][kept], labels),
                 "cleaning": _counts(rows["split"][~kept], np.array(reasons)[~kept], (*SPLITS, "")),
-                "noted": _noted(notes, kept),
+                "noted": _noted(notes, kept) | ({"persons in several splits": shared} if shared else {}),
             },
         )
 
@@ -403,6 +408,13 @@ def _sides(rows: pd.DataFrame, digests: np.ndarray) -> np.ndarray | None:
             pairs.append(np.stack([order[:-1][linked], order[1:][linked]], axis=1))
     together = np.concatenate(pairs)
     return cleaning.connected(len(rows), together).astype(str) if len(together) else None
+
+
+def _shared_persons(rows: pd.DataFrame) -> int:
+    """How many identities have faces in more than one split."""
+    if "identity" not in rows:
+        return 0
+    return int((rows[rows["identity"] != ""].groupby("identity")["split"].nunique() > 1).sum())
 
 
 def _counts(outer: Any, inner: Any, order: tuple[str, ...]) -> dict[str, dict[str, int]]:

@@ -213,6 +213,30 @@ def test_cleaning_spares_official_validation_rows_unless_told_otherwise(tmp_path
     assert kept["auto"].info["noted"] == {"duplicate": 1}
 
 
+def test_what_the_sources_own_splits_spoil_is_told(folder, tmp_path, capsys):
+    """Ann and bob are in train and test; sad has no training face."""
+    people = {0: "ann", 1: "bob", 2: "eve", 3: "?"}
+    parts = ["train", "validation", "test"]
+    rows = [
+        [f"{label}/{index:03d}.png", label, "train" if index in (2, 6) else parts[index % 3], people[index % 4]]
+        for label in ("angry", "happy")
+        for index in range(12)
+        if index % 4 != 2 or index in (2, 6)  # eve is in train alone
+    ]
+    rows += [["sad/000.png", "sad", "test", ""], ["sad/001.png", "sad", "test", ""]]
+    path = write_rows(tmp_path / "t.csv", [["f", "l", "s", "who"], *rows])
+    command = ["--source", "table", "--csv", path, "--images", folder, "--columns", "image=f,label=l,split=s,identity=who"]
+    code, out, _ = run(capsys, *command, "--out", tmp_path / "own")
+    assert code == 0
+    assert "- 2 persons have faces in more than one split" in out
+    assert "- no training face of sadness (2 elsewhere), which can't be learnt" in out
+    assert FaceDataset.load(tmp_path / "own").info["noted"] == {"persons in several splits": 2}
+    code, out, _ = run(capsys, *command, "--split", "random", "--out", tmp_path / "random")
+    assert code == 0
+    assert "more than one split" not in out
+    assert "no training face" not in out
+
+
 # ---- caching
 
 
