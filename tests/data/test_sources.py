@@ -81,6 +81,12 @@ def test_delimiters_byte_order_mark_and_stray_spaces_are_tolerated(tmp_path, del
     assert table.to_dict("list") == {"age": ["3", ""], "name": [" a b ", ""]}
 
 
+@pytest.mark.parametrize("content", [b"name,age\ra,1\rb,2\r", b"name,age\na,1,\nb,2,\n", b"\r\nname,age\r\na,1\r\nb,2"])
+def test_line_ends_of_any_kind_and_signs_at_the_end_are_tolerated(tmp_path, content):
+    (tmp_path / "x.csv").write_bytes(content)
+    assert base.CsvFile(tmp_path / "x.csv").read(["name", "age"]).to_numpy().tolist() == [["a", "1"], ["b", "2"]]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -91,6 +97,12 @@ def test_delimiters_byte_order_mark_and_stray_spaces_are_tolerated(tmp_path, del
         (b"\x1f\x8b\x08\x00abc", "binary"),
         (b'name,age\n"open,3\n', "can't be read as a csv"),
         (b"other,columns\n1,2\n", r"no column 'name'; it has other, columns"),
+        ("name,age\na,1\nJosé,2\n".encode("cp1252"), r"is not UTF-8 \(see line 3\).*CSV UTF-8"),
+        ("naïve,name,age\nx,a,1\n".encode("cp1252"), r"is not UTF-8 \(see line 1\)"),
+        ("name,age\na,1\n".encode("utf-16"), r"is not UTF-8 \(it is UTF-16\)"),
+        (b"name,age\na,1,x\nb,2\n", "row 1 has more than 2 cells"),
+        (b"name,age\na,1,\nb,2,x\n", "row 2 has more than 2 cells"),
+        (b"name,age\na,1\nb,2,x\n", "Expected 2 fields in line 3, saw 3"),
     ],
 )
 def test_a_csv_that_is_none_is_told_in_one_line(tmp_path, content, message):
