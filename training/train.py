@@ -54,6 +54,7 @@ def _train(args: argparse.Namespace) -> int:
             raise ConfigError(f"--resume goes on with the settings of the run; leave out --{given[0].replace('_', '-')}")
         return _resume(Path(args.resume))
     settings = config.from_arguments(args, args.config).resolved()
+    config.refuse_idle(args, settings)
     dataset = load_dataset(settings)
     run = start_run(settings, dataset)
     try:
