@@ -170,7 +170,9 @@ class TrainConfig:
     out: str | None = _setting(None, "run folder; default runs/TIME-ARCH", type=str)
     export: str | None = _setting(None, "name of the exported model under saved_models/; default DATA-ARCH", type=str)
     overwrite: bool = _setting(False, "replace an exported model of that name", flag=True)
-    saved_models: str = _setting("saved_models", "folder of the exported models", type=str)
+    saved_models: str = _setting(
+        "saved_models", "folder of exported models; a NAME that is not there is looked for among the shipped ones", type=str
+    )
     tensorboard: bool = _setting(True, "write TensorBoard logs", switch=("--tensorboard", "--no-tensorboard"))
 
     def __post_init__(self) -> None:
