@@ -81,6 +81,13 @@ def alone(path: str | os.PathLike, busy: str) -> Iterator[None]:
         lock.release()
 
 
+def may_be_replaced(folder: Path, *marks: str) -> bool:
+    """Whether nothing but our own is lost where `folder` is replaced: it is not there, is empty, or has a file so named."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return any((folder / mark).is_file() for mark in marks) or not any(folder.iterdir())
+
+
 def replace_folder(new: Path, target: Path) -> None:
     """Give `new` the name `target`; what stood there goes only once the new one is in place."""
     old = target.with_name(f".{target.name}.{os.getpid()}.old")

@@ -479,6 +479,8 @@ def summary_text(result: Mapping[str, Any]) -> str:
 
     scored = f"{_faces(result['n'], result['split'])} of {result['data']['name']}"
     form = {"index": False, "float_format": "{:.3f}".format, "na_rep": "-"}
+    gaps = fairness_report.gaps_summary_frame(result)
+    none = f"none can be told: nowhere do two groups have {result['min_n']} faces; give more faces, or a smaller --min-n"
     lines = [
         f"{scored}, protocol {result['protocol']}, seed {result['seed']}",
         "",
@@ -486,7 +488,7 @@ def summary_text(result: Mapping[str, Any]) -> str:
         fairness_report.summary_frame(result).to_string(**form),
         "",
         "Largest gaps between groups",
-        fairness_report.gaps_summary_frame(result).to_string(**form),
+        gaps.to_string(**form) if len(gaps) else none,
         "",
         *(f"- {finding}" for finding in result["findings"]),
         *(f"note: {note}" for note in result["notes"]),

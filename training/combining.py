@@ -141,10 +141,11 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
                 continue
             source = run.provenance["dataset"].get("name")
         else:
-            trained_on = read_metadata(member.path)["trained_on"]
-            if isinstance(trained_on, Mapping) and trained_on.get("fingerprint") == dataset.fingerprint:
-                seen += [dataset.rows(split) for split in trained_on.get("splits", ["train"])]
+            rows = scoring.rows_seen_by_export(member.path, dataset)
+            if rows is not None:
+                seen.append(rows)
                 continue
+            trained_on = read_metadata(member.path)["trained_on"]
             source = trained_on.get("name") if isinstance(trained_on, Mapping) else trained_on
         notes.append(f"{member.name} was trained on other data ({source}); whether some of these faces were in it is not checked")
     trained = np.unique(np.concatenate(seen))

@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from fer_keras.data.pipeline import Augmentation, Mixing
 
 TWO_PHASES = ("densenet121", "densenet169", "densenet201")
+#: Settings of a training with a frozen backbone, and of pictures that are varied and used for nothing else.
+_OF_PHASES = (
+    "frozen_epochs",
+    "finetune_epochs",
+    "finetune_lr",
+    "unfreeze_blocks",
+    "frozen_features",
+    "frozen_batch_size",
+    "feature_views",
+)
+_OF_VARIED = ("zoom", "erase", "dark", "blur", "noise")
 ALIASES = {"densenet": "densenet121"}
 
 
@@ -91,7 +102,7 @@ class TrainConfig:
     )
     feature_views: int = _setting(0, "augmented views of each face whose features are cached beside the plain one", type=int)
     # training
-    epochs: int | None = _setting(None, "most epochs (with two phases: of each)", type=int)
+    epochs: int | None = _setting(None, "most epochs (with two phases: of each that is not set to 0)", type=int)
     batch_size: int = _setting(64, "faces in a batch", type=int)
     lr: float | None = _setting(
         None, "highest learning rate (default 0.001; densenet with its backbone frozen 0.003)", type=float
@@ -159,7 +170,9 @@ class TrainConfig:
     out: str | None = _setting(None, "run folder; default runs/TIME-ARCH", type=str)
     export: str | None = _setting(None, "name of the exported model under saved_models/; default DATA-ARCH", type=str)
     overwrite: bool = _setting(False, "replace an exported model of that name", flag=True)
-    saved_models: str = _setting("saved_models", "folder of the exported models", type=str)
+    saved_models: str = _setting(
+        "saved_models", "folder of exported models; a NAME that is not there is looked for among the shipped ones", type=str
+    )
     tensorboard: bool = _setting(True, "write TensorBoard logs", switch=("--tensorboard", "--no-tensorboard"))
 
     def __post_init__(self) -> None:
@@ -167,6 +180,7 @@ class TrainConfig:
         if self.balance == ["none"]:
             object.__setattr__(self, "balance", [])
             object.__setattr__(self, "balance_by", "weight")
+            object.__setattr__(self, "balance_target", None)
         bounds: dict[str, tuple[float, float]] = {
             "batch_size": (1, 65536),
             "frozen_batch_size": (1, 65536),
@@ -302,22 +316,33 @@ class TrainConfig:
 
 def _checked(name: str, item: dataclasses.Field, value: Any, origin: str) -> Any:
     """A config file's value in the type of its setting. YAML reads 1e-3 as text and 5 as a whole number."""
-    if value is None or name == "options":
-        return dict(value or {}) if name == "options" else value
+    if value is None:
+        return {} if name == "options" else value
     kind = item.metadata.get("type")
     try:
+        if kind == "option":
+            if not isinstance(value, Mapping):
+                raise ValueError("names and values expected, such as {normalize: standardize}")
+            return dict(value)
         if item.metadata.get("flag") or ("switch" in item.metadata and "values" not in item.metadata):
             if not isinstance(value, bool):
                 raise ValueError("true or false expected")
             return value
         if kind in (_numbers, words):
             parts = value if isinstance(value, list) else kind(str(value))
-            return [int(part) if kind is _numbers else str(part) for part in parts]
-        if kind is int and (isinstance(value, bool) or int(value) != float(value)):
-            raise ValueError("a whole number expected")
-        return kind(value) if kind in (int, float, str) else value
-    except (TypeError, ValueError) as error:
+            return [_plain(part, int if kind is _numbers else str) for part in parts]
+        return _plain(value, kind) if kind in (int, float, str) else value
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"setting {name!r} in {origin}: {value!r} does not fit ({error})") from error
+
+
+def _plain(value: Any, kind: type) -> Any:
+    """One value as a number or a word, if it is one: `yes` is 1 to Python, and 4.7 is 4."""
+    if isinstance(value, (bool, list, dict)):
+        raise ValueError(f"{'text' if kind is str else 'a number'} expected")
+    if kind is int and int(value) != float(value):
+        raise ValueError("a whole number expected")
+    return kind(value)
 
 
 def setting_names() -> list[str]:
@@ -394,8 +419,27 @@ def from_arguments(args: argparse.Namespace, config_file: str | None) -> TrainCo
         flags["options"] = {key: yaml.safe_load(value) for key, _, value in pairs}
     from_file = read_config_file(config_file) if config_file else {}
     base = TrainConfig.from_dict(from_file, origin=str(config_file)).to_dict()
+    if "epochs" in flags:  # those of each phase, so they win over the file's; a phase that the file leaves out stays out
+        base.update({name: None for name in ("frozen_epochs", "finetune_epochs") if base[name]})
     merged = {**base, **flags, "options": {**base["options"], **flags.get("options", {})}}
     return TrainConfig.from_dict(merged, origin="the command line")
+
+
+def refuse_idle(args: argparse.Namespace, settings: TrainConfig) -> None:
+    """Raise ConfigError for a flag that changes nothing in a training by these settings.
+
+    Only for what is on the command line: a file may hold more, for the command line to change.
+    """
+    needs = {
+        "dro_step": (settings.balance_by == "dro", "--balance-by dro"),
+        "balance_power": (settings.balance, "--balance, such as --balance label"),
+        **dict.fromkeys(_OF_PHASES, (settings.two_phases, "a densenet, whose backbone is frozen and then fine-tuned")),
+        **dict.fromkeys(_OF_VARIED, (settings.augment, "varied pictures; leave out --no-augment")),
+    }
+    for name in given_settings(args):
+        there, what = needs.get(name, (True, ""))
+        if not there:
+            raise ConfigError(f"--{name.replace('_', '-')} changes nothing here: it is for {what}")
 
 
 def given_settings(args: argparse.Namespace) -> Sequence[str]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from fer_keras import cli
 from fer_keras.data import splits
-from fer_keras.data.dataset import SPLITS, UNKNOWN, FaceDataset
+from fer_keras.data.dataset import SPLITS, FaceDataset
 from fer_keras.data.targets import select
 from fer_keras.errors import ConfigError, DataError, FerError, TrainingError
 from fer_keras.files import write_json, write_whole
@@ -161,7 +161,6 @@ def identities(dataset: FaceDataset, rows: np.ndarray) -> np.ndarray | None:
     if "identity" not in dataset.manifest.columns:
         return None
     people = dataset.manifest["identity"].to_numpy(str)[rows]
-    people = np.where(people == UNKNOWN, "", people)
     return people if (people != "").any() else None
 
 

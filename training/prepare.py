@@ -61,7 +61,7 @@ def build_parser() -> CommandParser:
     add("--seed", type=int, metavar="N", help="of the split and of drawn faces (default 0)")
     add = parser.add_argument_group("output").add_argument
     add("--out", metavar="DIR", help="folder of the data set (default data/prepared/SOURCE-HASH)")
-    add("--overwrite", action="store_true", default=None, help="replace what is at --out")
+    add("--overwrite", action="store_true", default=None, help="replace the data set at --out")
     add("--quiet", action="store_true", help="print the folder only")
     return parser
 

@@ -301,11 +301,25 @@ def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
         notes.append(f"{model.key}: {colour[dataset.channels]} faces are turned into the model's {colour[model.channels]}")
     if more := [label for label in model.labels if label not in dataset.labels]:
         notes.append(f"{model.key} also knows {', '.join(more)}, which this data does not have; such answers count as wrong")
-    if model.run is not None and is_own(model.run, dataset) and faces.split != "train":
-        seen = len(np.intersect1d(faces.rows, model.run.rows("train")))
+    if faces.split != "train":
+        if model.run is None:
+            trained = rows_seen_by_export(model.path, dataset)
+        else:
+            trained = model.run.rows("train") if is_own(model.run, dataset) else None
+        seen = 0 if trained is None else len(np.intersect1d(faces.rows, trained))
         if seen:
             notes.append(f"{model.key} was trained on {seen} of these {len(faces.rows)} faces; its figures flatter it")
     return notes
+
+
+def rows_seen_by_export(path: str | os.PathLike, dataset: FaceDataset) -> np.ndarray | None:
+    """The rows of a data set that an exported model was trained on, by its metadata; None where it was on other data."""
+    from fer_keras.models.exported import read_metadata
+
+    trained_on = read_metadata(path)["trained_on"]
+    if not isinstance(trained_on, dict) or trained_on.get("fingerprint") != dataset.fingerprint:
+        return None
+    return np.concatenate([np.empty(0, np.int64), *(dataset.rows(split) for split in trained_on.get("splits", ["train"]))])
 
 
 def predict_rows(

@@ -56,8 +56,8 @@ def synthesize(
         raise DataError(f"{dataset.path} has no training faces to make new ones of; prepare it with --split random")
     if "origin" in dataset.manifest:
         raise DataError(f"{dataset.path} has new pictures already; make them of the data set that it came from")
-    if Path(out).resolve() == dataset.path.resolve():
-        raise ConfigError("--out is the data set itself; name another folder")
+    if dataset.path.resolve().is_relative_to(Path(out).resolve()):
+        raise ConfigError("--out is the data set itself, or a folder around it; name another folder")
     plan = augmented_cells(cells(dataset, rows, by), strengths, target=target, power=power, seed=seed)
     plan = CellPlan(plan.positions[plan.made], plan.changes[plan.made])
     origins = rows[plan.positions]

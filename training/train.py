@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_keras import cli
 from fer_keras.errors import ConfigError, DataError, FerError
+from fer_keras.files import may_be_replaced
 from training import config
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def _train(args: argparse.Namespace) -> int:
             raise ConfigError(f"--resume goes on with the settings of the run; leave out --{given[0].replace('_', '-')}")
         return _resume(Path(args.resume))
     settings = config.from_arguments(args, args.config).resolved()
+    config.refuse_idle(args, settings)
     dataset = load_dataset(settings)
     run = start_run(settings, dataset)
     try:
@@ -99,6 +101,7 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
     """A new run folder for the settings. Raises ConfigError where model, data or export name do not go together."""
     import dataclasses
 
+    from fer_keras.data import splits
     from fer_keras.data.balance import cells
     from training.distillation import notes_on_seen
     from training.run_folder import RunFolder
@@ -107,7 +110,11 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
     if settings.balance:
         cells(dataset, rows["train"], settings.balance)
     spec = model_spec(settings, dataset)
-    for note in notes_on_seen(settings, dataset, ("validation", "test")):
+    faces = dataset.manifest.loc[dataset.rows()]
+    for note in [
+        *notes_on_seen(settings, dataset, ("validation", "test")),
+        *splits.unlearnable(faces["label"], faces["split"]),
+    ]:
         print(f"note: {note}")
     settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), export=export_name(settings, dataset))
     out = Path(settings.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{spec.name}")
@@ -135,12 +142,16 @@ def model_spec(settings: TrainConfig, dataset: FaceDataset) -> ModelSpec:
 
 def export_name(settings: TrainConfig, dataset: FaceDataset) -> str:
     """The name to export under: as asked, else DATA-ARCH with a number where that is taken."""
+    from fer_keras.models.exported import MODEL_FILES
+
     folder = Path(settings.saved_models)
     if settings.export:
         if Path(settings.export).name != settings.export or settings.export.startswith("."):
             raise ConfigError(f"--export is a name, not a path, got {settings.export!r}; the folder is --saved-models")
         if (folder / settings.export).exists() and not settings.overwrite:
             raise ConfigError(f"{folder / settings.export} exists already; choose another --export, or --overwrite")
+        if not may_be_replaced(folder / settings.export, *MODEL_FILES):
+            raise ConfigError(f"{folder / settings.export} is not an exported model; choose another --export, or remove it")
         return settings.export
     base = f"{dataset.name}-{settings.arch}"
     number, name = 1, base

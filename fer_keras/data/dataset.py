@@ -1,7 +1,7 @@
 """FaceDataset: a folder of prepared faces, the one currency of training and evaluation.
 
     DIR/dataset.json   labels, picture size, channels, group columns, label map, every prepare setting, counts
-    DIR/manifest.csv   one line a picture: row, label, split, kept, reason, groups, identity, votes_*, ..., source
+    DIR/manifest.csv   one line a picture: row, label, split, kept, reason, groups, identity ("" not known), votes_*, ..., source
     DIR/faces.npy      uint8 (n, height, width, channels), RGB or grey, 0..255; line i of the manifest is face i
 
 Pictures that cleaning dropped stay in the manifest (kept is False, reason says why), so nothing disappears unseen; one
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_keras.errors import DataError
-from fer_keras.files import alone, replace_folder, write_json
+from fer_keras.errors import ConfigError, DataError
+from fer_keras.files import alone, may_be_replaced, replace_folder, write_json
 from fer_keras.labels import VOTE_NAMES
 
 if TYPE_CHECKING:
@@ -32,9 +32,17 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 UNKNOWN = "unknown"
+#: Cells, in small letters, by which people say that they do not know.
+NOT_KNOWN = frozenset({"", "nan", "na", "n/a", "none", "null", "unknown", "?", "-"})
 VOTE_COLUMNS = tuple(f"votes_{name}" for name in VOTE_NAMES)
 FORMAT_VERSION = 1
 _NPY_HEADER_BYTES = 128
+
+
+def known_or_empty(text: str) -> str:
+    """A cell without spaces around it; "" where it says that nothing is known, such as "?" or "NaN"."""
+    plain = str(text).strip()
+    return "" if plain.lower() in NOT_KNOWN else plain
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ class FaceDataset:
             info = json.loads((folder / "dataset.json").read_text())
             text_columns = dict.fromkeys(["label", "split", "reason", "identity", "source", *info["group_columns"]], str)
             manifest = pd.read_csv(folder / "manifest.csv", dtype=text_columns, keep_default_na=False)
+            if "identity" in manifest:  # data sets prepared before took "unknown" and the like for one person
+                manifest["identity"] = [known_or_empty(text) for text in manifest["identity"]]
             shape = np.load(folder / "faces.npy", mmap_mode="r").shape
         except (ValueError, KeyError, OSError) as error:
             raise DataError(f"{folder} can't be read as a data set ({error}); prepare it again") from error
@@ -159,7 +169,7 @@ class DatasetWriter:
     ...     writer.finish(columns={"label": [...], ...}, labels=labels, group_columns=(), info={...})
 
     Leaving the block without `finish`, or through an error, leaves nothing behind; what a killed process left goes with the
-    next one that writes there. ConfigError where another process is writing it.
+    next one that writes there. ConfigError where another process is writing it, or overwrite would replace what is no data set.
     """
 
     def __init__(self, out: str | os.PathLike, *, image_size: int, channels: int, overwrite: bool = False) -> None:
@@ -174,8 +184,10 @@ class DatasetWriter:
         with contextlib.ExitStack() as held:
             held.enter_context(alone(lock, f"{self.out} is being written by another process; wait for its end"))
             # Not before, since another process may just have written it.
-            if self.out.exists() and not self.overwrite and not (self.out.is_dir() and not any(self.out.iterdir())):
+            if not self.overwrite and not may_be_replaced(self.out):
                 raise DataError(f"{self.out} exists already; choose another --out, or --overwrite")
+            if not may_be_replaced(self.out, "dataset.json"):
+                raise ConfigError(f"{self.out} is not a data set, so it is not overwritten; choose another --out, or remove it")
             held.callback(shutil.rmtree, self._temporary, ignore_errors=True)
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)

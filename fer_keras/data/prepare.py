@@ -49,7 +49,7 @@ class PrepareSettings:
     validation and test splits of a published benchmark, "train" the training split only, "all" all.
     split: "source" uses the source's splits where it has them, "random" never; split_by: "label" and group columns;
     fractions: of train, validation and test.
-    out: folder of the data set; none: data/prepared/SOURCE-HASH. overwrite: replace what is there.
+    out: folder of the data set; none: data/prepared/SOURCE-HASH. overwrite: replace the data set there.
     """
 
     source: str
@@ -111,6 +111,21 @@ class PrepareSettings:
         object.__setattr__(self, "fractions", splits.check_fractions(self.fractions))
         cleaning.dropped_reasons(self.keep, self.drop)
         parse_label_map(self.label_map)
+        self._check_place()
+
+    def _check_place(self) -> None:
+        """Raise ConfigError where the data set would stand on, around or among the files that it is made of."""
+        out = self.folder.resolve()
+        for name in ("csv", "votes", "path", "images", "metadata"):
+            if not getattr(self, name):
+                continue
+            given = Path(getattr(self, name)).expanduser().resolve()
+            # Among --images is allowed: only the pictures that the csv names are read, and `--images .` is usual.
+            if given.is_relative_to(out) or (name == "path" and out.is_relative_to(given)):
+                raise ConfigError(
+                    f"--out {self.folder} and --{name} {getattr(self, name)} are one inside the other; "
+                    "choose an --out away from the source"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """What decides about the content of the data set, as JSON has it; paths are absolute."""
@@ -165,6 +180,11 @@ def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda t
             )
         rows["split"] = _splits(rows, kept, table, faces.features, settings, tell)
         labels = ordered(name for name in label_map.values() if name)
+        shared = _shared_persons(rows[kept])
+        if shared:
+            tell(f"{shared} persons have faces in more than one split, so figures flatter; --split random keeps them apart")
+        for remark in splits.unlearnable(rows["label"][kept], rows["split"][kept]):
+            tell(remark)
         if len(set(rows["label"][kept])) < 2:
             raise DataError(
                 f"only one label is left, {rows['label'][kept].iloc[0]!r}; expected at least two classes to tell apart"
@@ -184,7 +204,7 @@ def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda t
                 "crop_margin": settings.margin if settings.crop != "none" else 0.0,
                 "counts": _counts(rows["label"][kept], rows["split"][kept], labels),
                 "cleaning": _counts(rows["split"][~kept], np.array(reasons)[~kept], (*SPLITS, "")),
-                "noted": _noted(notes, kept),
+                "noted": _noted(notes, kept) | ({"persons in several splits": shared} if shared else {}),
             },
         )
 
@@ -388,6 +408,13 @@ def _sides(rows: pd.DataFrame, digests: np.ndarray) -> np.ndarray | None:
             pairs.append(np.stack([order[:-1][linked], order[1:][linked]], axis=1))
     together = np.concatenate(pairs)
     return cleaning.connected(len(rows), together).astype(str) if len(together) else None
+
+
+def _shared_persons(rows: pd.DataFrame) -> int:
+    """How many identities have faces in more than one split."""
+    if "identity" not in rows:
+        return 0
+    return int((rows[rows["identity"] != ""].groupby("identity")["split"].nunique() > 1).sum())
 
 
 def _counts(outer: Any, inner: Any, order: tuple[str, ...]) -> dict[str, dict[str, int]]:

@@ -63,6 +63,19 @@ def check_classes(labels: Sequence[str], tell: Tell = print) -> None:
         tell(f"few faces to split, train has its share first: {', '.join(small)}")
 
 
+def unlearnable(labels: Sequence[str], sides: Sequence[str]) -> list[str]:
+    """A remark where classes have faces and none of them is in train; none where nothing is in train, as in test sets.
+
+    labels, sides: (n,), the class and the split of each face.
+    """
+    labels, sides = np.asarray(labels, dtype=str), np.asarray(sides, dtype=str)
+    missing = sorted(set(labels) - set(labels[sides == "train"]))
+    if not missing or not (sides == "train").any():
+        return []
+    shown = ", ".join(f"{name} ({(labels == name).sum()} elsewhere)" for name in missing)
+    return [f"no training face of {shown}, which can't be learnt; --split random gives train its share, --map drops a class"]
+
+
 def stratified_split(
     strata: Sequence[str],
     fractions: Sequence[float] = (0.70, 0.15, 0.15),

@@ -22,7 +22,7 @@ import numpy as np
 from fer_keras.errors import ConfigError, FerError, ModelError
 from fer_keras.models import layers as ours
 from fer_keras.models.registry import ModelSpec, Option, fraction_below_one, register, whole_list
-from fer_keras.models.transfer import find_weights
+from fer_keras.models.transfer import find_weights, model_folders
 
 if TYPE_CHECKING:
     import keras
@@ -237,7 +237,7 @@ def load_backbone_weights(
         "imagenet": those of keras.applications, from its cache (~/.keras/models) or downloaded;
         PATH: a .h5 file as keras.applications has them (notop), a .weights.h5 or .keras file of such a network, or the
             folder of an exported model of the same architecture;
-        NAME: the exported model of that name in `saved_models_dir`;
+        NAME: the exported model of that name in `saved_models_dir`, else among the shipped ones;
         "none": random weights stay;
         "auto": imagenet, else the best of SHIPPED that is of this architecture, else none.
 
@@ -276,19 +276,19 @@ def _load_best(arch: str, backbone: keras.Model, saved_models: Path) -> Backbone
     return BackboneWeights(
         "none",
         False,
-        f"{reason} and {saved_models} ships no {arch}, so the backbone starts from random weights; {hint}",
+        f"{reason} and no {arch} is shipped, so the backbone starts from random weights; {hint}",
     )
 
 
 def shipped_exports(arch: str, saved_models: Path) -> list[Path]:
-    """The shipped models of an architecture that are there, better ones first."""
+    """The shipped models of an architecture that are there, better ones first: in `saved_models`, or the repository's own."""
     from fer_keras.models.exported import read_metadata
 
     found = []
-    for name in SHIPPED:
+    for path in (folder / name for name in SHIPPED for folder in model_folders(saved_models)):
         try:
-            if read_metadata(saved_models / name)["spec"]["name"] == arch:
-                found.append(saved_models / name)
+            if read_metadata(path)["spec"]["name"] == arch:
+                found.append(path)
         except FerError:
             continue
     return found

@@ -25,7 +25,7 @@ import numpy as np
 
 import fer_keras
 from fer_keras.errors import FerError, ModelError
-from fer_keras.files import replace_folder, write_json
+from fer_keras.files import may_be_replaced, replace_folder, write_json
 from fer_keras.models.registry import ModelSpec
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ FORMAT_VERSION = 1
 
 #: How far probabilities of the exported and the Keras model may lie apart: float32 sums in another order.
 TOLERANCE = 1e-4
+
+#: Files by which a folder is known as an exported model, damaged perhaps.
+MODEL_FILES = ("metadata.json", "saved_model.pb")
 
 #: What metadata.json must have. `export_model` fills in those that it can know.
 METADATA_KEYS = (
@@ -76,15 +79,17 @@ def export_model(
         the logits for calibrated confidence, default 1), figures (list of {"dataset", "split", "protocol", "n",
         "accuracy", "accuracy_ci95": [low, high], "macro_f1", "ece"}), seed, git_revision, name (default: the folder's),
         licence, and more; for an ensemble: members (list of {"name", "architecture", "weight", "accuracy", ...}), combine.
-    overwrite: replace a folder of that name.
+    overwrite: replace an exported model of that name.
 
     Before it takes its place the SavedModel is loaded and must give the twin's probabilities within TOLERANCE.
-    Raises ModelError where the folder exists, labels and outputs differ in number, weights don't fit the spec, or the
-    SavedModel gives something else.
+    Raises ModelError where the folder exists (with overwrite: where it is something else), labels and outputs differ in
+    number, weights don't fit the spec, or the SavedModel gives something else.
     """
     path = Path(path)
-    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
+    if not overwrite and not may_be_replaced(path):
         raise ModelError(f"{path} exists already; choose another name, or overwrite it on purpose")
+    if not may_be_replaced(path, *MODEL_FILES):
+        raise ModelError(f"{path} is not an exported model, so it is not overwritten; choose another name, or remove it")
     complete = _complete_metadata(spec, path, metadata)
     _check_metadata(complete, path)
     twin = _float32_twin(model, spec)

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 _LAST_LAYER = 2
 
 
+#: The models that come with the repository; where exports go (--saved-models) may be another folder.
+SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "saved_models"
+
+
+def model_folders(saved_models_dir: str | os.PathLike) -> tuple[Path, ...]:
+    """Where exported models are looked for by name: the folder of the settings, then what is shipped."""
+    own = Path(saved_models_dir)
+    return (own,) if own.resolve() == SHIPPED_MODELS else (own, SHIPPED_MODELS)
+
+
 def find_weights(weights: str, saved_models_dir: str | os.PathLike = "saved_models", what: str = "weights") -> Path:
     """The file or folder that is meant: a path, or the name of an exported model. Raises ModelError where there is none.
 
@@ -24,14 +34,14 @@ def find_weights(weights: str, saved_models_dir: str | os.PathLike = "saved_mode
     path = Path(weights)
     if path.exists() or os.sep in weights or weights.endswith((".h5", ".hdf5", ".keras")):
         return path
-    path = Path(saved_models_dir) / weights
-    if not path.is_dir():
-        names = sorted(entry.parent.name for entry in Path(saved_models_dir).glob("*/metadata.json"))
-        has = f"it has {', '.join(names)}" if names else "it has no exported model"
+    folders = model_folders(saved_models_dir)
+    path = next((folder / weights for folder in folders if (folder / weights).is_dir()), None)
+    if path is None:
+        names = sorted({entry.parent.name for folder in folders for entry in folder.glob("*/metadata.json")})
+        has = f"there are {', '.join(names)}" if names else "it has no exported model"
         others = "auto, imagenet, none, the path of a file, or" if what == "weights" else "a path or"
-        raise ModelError(
-            f"{what} {weights!r}: neither a file nor a model in {saved_models_dir} ({has}); give {others} such a name"
-        )
+        where = " or ".join(map(str, folders))
+        raise ModelError(f"{what} {weights!r}: neither a file nor a model in {where} ({has}); give {others} such a name")
     return path
 
 

@@ -73,3 +73,9 @@ def test_files_that_disagree_are_refused(tmp_path):
 def test_an_unknown_split_is_refused(tmp_path):
     with pytest.raises(DataError, match="unknown split 'dev'.*train, validation, test"):
         write(tmp_path / "d").rows("dev")
+
+
+def test_who_is_not_known_is_nobody_whatever_word_the_manifest_has(tmp_path):
+    dataset = write(tmp_path / "d")
+    dataset.manifest.assign(identity=["unknown", "n/a", "bob", ""]).to_csv(dataset.path / "manifest.csv", index=False)
+    assert FaceDataset.load(dataset.path).manifest["identity"].tolist() == ["", "", "bob", ""]

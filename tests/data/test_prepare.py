@@ -213,6 +213,30 @@ def test_cleaning_spares_official_validation_rows_unless_told_otherwise(tmp_path
     assert kept["auto"].info["noted"] == {"duplicate": 1}
 
 
+def test_what_the_sources_own_splits_spoil_is_told(folder, tmp_path, capsys):
+    """Ann and bob are in train and test; sad has no training face."""
+    people = {0: "ann", 1: "bob", 2: "eve", 3: "?"}
+    parts = ["train", "validation", "test"]
+    rows = [
+        [f"{label}/{index:03d}.png", label, "train" if index in (2, 6) else parts[index % 3], people[index % 4]]
+        for label in ("angry", "happy")
+        for index in range(12)
+        if index % 4 != 2 or index in (2, 6)  # eve is in train alone
+    ]
+    rows += [["sad/000.png", "sad", "test", ""], ["sad/001.png", "sad", "test", ""]]
+    path = write_rows(tmp_path / "t.csv", [["f", "l", "s", "who"], *rows])
+    command = ["--source", "table", "--csv", path, "--images", folder, "--columns", "image=f,label=l,split=s,identity=who"]
+    code, out, _ = run(capsys, *command, "--out", tmp_path / "own")
+    assert code == 0
+    assert "- 2 persons have faces in more than one split" in out
+    assert "- no training face of sadness (2 elsewhere), which can't be learnt" in out
+    assert FaceDataset.load(tmp_path / "own").info["noted"] == {"persons in several splits": 2}
+    code, out, _ = run(capsys, *command, "--split", "random", "--out", tmp_path / "random")
+    assert code == 0
+    assert "more than one split" not in out
+    assert "no training face" not in out
+
+
 # ---- caching
 
 
@@ -260,6 +284,39 @@ def test_what_is_no_data_set_is_never_overwritten_unasked(folder, tmp_path, caps
     assert code == 2
     assert "exists already" in err
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+
+
+def test_overwrite_replaces_data_sets_alone(folder, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    code, _, err = run(capsys, "--source", "folders", "--path", folder, "--out", tmp_path / "mine", "--overwrite")
+    assert code == 2
+    assert "is not a data set" in err
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    assert run(capsys, "--source", "folders", "--path", folder, "--out", tmp_path / "empty", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize("out", ["faces", ".", "faces/prepared"])
+def test_a_data_set_never_stands_on_or_among_its_source(folder, tmp_path, capsys, out):
+    (tmp_path / "dataset.json").write_text("{}")  # what is around or in the source may well be a data set
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = run(capsys, "--source", "folders", "--path", folder, "--out", tmp_path / out, "--overwrite")
+    assert code == 2
+    assert "choose an --out away from the source" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_table_is_never_overwritten_by_its_data_set_but_may_stand_above_it(folder, tmp_path, capsys):
+    rows = [[f"faces/{label}/{index:03d}.png", label] for label in ("angry", "sad") for index in range(20)]
+    (tmp_path / "tables").mkdir()
+    path = write_rows(tmp_path / "tables/t.csv", [["f", "l"], *rows])
+    arguments = ["--source", "table", "--csv", path, "--images", tmp_path, "--columns", "image=f,label=l", "--overwrite"]
+    code, _, err = run(capsys, *arguments, "--out", tmp_path / "tables")
+    assert code == 2
+    assert "--csv" in err
+    assert path.is_file()
+    assert run(capsys, *arguments, "--out", tmp_path / "d")[0] == 0
 
 
 # ---- cropping

@@ -81,6 +81,12 @@ def test_delimiters_byte_order_mark_and_stray_spaces_are_tolerated(tmp_path, del
     assert table.to_dict("list") == {"age": ["3", ""], "name": [" a b ", ""]}
 
 
+@pytest.mark.parametrize("content", [b"name,age\ra,1\rb,2\r", b"name,age\na,1,\nb,2,\n", b"\r\nname,age\r\na,1\r\nb,2"])
+def test_line_ends_of_any_kind_and_signs_at_the_end_are_tolerated(tmp_path, content):
+    (tmp_path / "x.csv").write_bytes(content)
+    assert base.CsvFile(tmp_path / "x.csv").read(["name", "age"]).to_numpy().tolist() == [["a", "1"], ["b", "2"]]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -91,6 +97,12 @@ def test_delimiters_byte_order_mark_and_stray_spaces_are_tolerated(tmp_path, del
         (b"\x1f\x8b\x08\x00abc", "binary"),
         (b'name,age\n"open,3\n', "can't be read as a csv"),
         (b"other,columns\n1,2\n", r"no column 'name'; it has other, columns"),
+        ("name,age\na,1\nJosé,2\n".encode("cp1252"), r"is not UTF-8 \(see line 3\).*CSV UTF-8"),
+        ("naïve,name,age\nx,a,1\n".encode("cp1252"), r"is not UTF-8 \(see line 1\)"),
+        ("name,age\na,1\n".encode("utf-16"), r"is not UTF-8 \(it is UTF-16\)"),
+        (b"name,age\na,1,x\nb,2\n", "row 1 has more than 2 cells"),
+        (b"name,age\na,1,\nb,2,x\n", "row 2 has more than 2 cells"),
+        (b"name,age\na,1\nb,2,x\n", "Expected 2 fields in line 3, saw 3"),
     ],
 )
 def test_a_csv_that_is_none_is_told_in_one_line(tmp_path, content, message):
@@ -428,6 +440,15 @@ def test_splits_identities_and_columns_of_any_name_are_taken(tmp_path):
     assert table.rows["skin_tone"].tolist() == ["dark", "unknown"]
     assert table.rows["place"].tolist() == ["home", "unknown"]
     assert table.group_columns == ("skin_tone", "place")
+
+
+def test_who_is_not_known_is_nobody(tmp_path):
+    class_folders(tmp_path, {"x": 8})
+    words = ["unknown", "NaN", "?", " na ", "None", "-", "", " ann"]
+    rows = [[f"x/{index:03d}.png", "sad", word] for index, word in enumerate(words)]
+    write_rows(tmp_path / "t.csv", [["f", "emotion", "who"], *rows])
+    table = Table(tmp_path / "t.csv", tmp_path, dict(image="f", label="emotion", identity="who")).read()
+    assert table.rows["identity"].tolist() == [""] * 7 + ["ann"]
 
 
 @pytest.mark.parametrize("name", ["../outside.png", "/etc/passwd", "a/../../x.png", "..\\x.png", "C:\\x.png"])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fer_keras.models.densenet import (
 )
 from fer_keras.models.exported import export_model, load_keras_model
 from fer_keras.models.registry import ModelSpec
+from fer_keras.models.transfer import find_weights
 
 SIZE = 32
 SPEC = ModelSpec("densenet121", 4, SIZE, 1, {"head_units": [8]})
@@ -244,6 +246,14 @@ def test_an_exported_model_gives_its_backbone_by_name_and_by_path(model, initial
         assert "ferplus-densenet121" in str(used)
 
 
+def test_shipped_models_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = Path(__file__).resolve().parents[2] / "saved_models" / "ferplus-cnn"
+    assert find_weights("ferplus-cnn", "exports") == shipped
+    (tmp_path / "exports" / "ferplus-cnn").mkdir(parents=True)
+    assert find_weights("ferplus-cnn", "exports") == Path("exports/ferplus-cnn")  # one's own of that name goes first
+
+
 def test_an_exported_densenet_becomes_a_keras_model_again(model, initial, exports, pixels):
     again = load_keras_model(exports / "ferplus-densenet121")
     assert same(again.get_weights(), initial)
@@ -256,7 +266,9 @@ def test_an_exported_model_of_another_kind_is_refused(model, exports):
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist(model, exports):
-    with pytest.raises(ModelError, match=r"'ferplus': neither a file nor a model in .* \(it has ferplus-densenet121, plain\)"):
+    with pytest.raises(
+        ModelError, match=r"'ferplus': neither a file nor a model in .* \(there are .*ferplus-densenet121.*, plain\)"
+    ):
         load_backbone_weights(model, "ferplus", exports)
 
 
@@ -271,6 +283,7 @@ def test_without_network_imagenet_is_refused_in_time_and_auto_takes_the_best_the
     code = """
         import json, pathlib, sys, time
         from fer_keras.errors import ModelError
+        from fer_keras.models import transfer
         from fer_keras.models.densenet import load_backbone_weights
         from fer_keras.models.registry import ModelSpec
         model = ModelSpec("densenet121", 4, 32, 1).build()
@@ -283,6 +296,8 @@ def test_without_network_imagenet_is_refused_in_time_and_auto_takes_the_best_the
         except ModelError as error:
             found["imagenet"] = str(error)
         found["seconds"] = time.monotonic() - start
+        found["auto elsewhere"] = vars(load_backbone_weights(model, "auto", home))
+        transfer.SHIPPED_MODELS = home  # as where the package is without the repository
         found["auto"] = vars(load_backbone_weights(model, "auto", home))
         found["auto with exports"] = vars(load_backbone_weights(model, "auto", exports))
         cached.parent.mkdir(exist_ok=True)
@@ -308,6 +323,9 @@ def test_without_network_imagenet_is_refused_in_time_and_auto_takes_the_best_the
         assert "\n" not in message
     assert found["seconds"] < 20
     assert found["partial is gone"]
+    shipped = Path(__file__).resolve().parents[2] / "saved_models" / "ferplus-densenet121"
+    assert found["auto elsewhere"]["source"] == "export"
+    assert str(shipped) in found["auto elsewhere"]["text"]
     assert (found["auto"]["source"], found["auto"]["pretrained"]) == ("none", False)
     assert "random weights" in found["auto"]["text"]
     assert (found["auto with exports"]["source"], found["auto with exports"]["pretrained"]) == ("export", True)

@@ -168,6 +168,11 @@ def test_an_existing_model_is_replaced_only_on_purpose(model, tmp_path):
         export_model(model, SPEC, tmp_path / "m", DETAILS)
     export_model(model, SPEC, tmp_path / "m", {**DETAILS, "seed": 8}, overwrite=True)
     assert read_metadata(tmp_path / "m")["seed"] == 8
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(ModelError, match="mine is not an exported model, so it is not overwritten"):
+        export_model(model, SPEC, tmp_path / "mine", DETAILS, overwrite=True)
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
 
 
 def test_labels_must_be_as_many_as_outputs(model, tmp_path):

@@ -150,6 +150,15 @@ def test_a_split_all_is_known_to_evaluate_too(trained, capsys, tmp_path):
     assert "trained on 192 of these 324 faces" in capsys.readouterr().out
 
 
+def test_where_no_gap_can_be_told_a_sentence_says_so(trained, tmp_path, capsys):
+    data = write(tmp_path / "few", ["Female", "Male"] * 4)
+    argv = ["--model", trained.exported, "--data", data.path, "--by", "gender", "--no-figures", "--out", tmp_path / "out"]
+    assert main([str(word) for word in argv]) == 0
+    out = capsys.readouterr().out
+    assert "Empty DataFrame" not in out
+    assert "none can be told: nowhere do two groups have" in out
+
+
 # bad input
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -31,6 +32,51 @@ def test_flags_win_over_the_file(tmp_path):
     assert made.options == {"normalize": "standardize"}
 
 
+def test_epochs_on_the_command_line_win_over_the_phases_of_the_file(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("arch: densenet\nfrozen_epochs: 20\nfinetune_epochs: 8\n")
+
+    def phases(*words):
+        made = parse("--config", str(file), *words).resolved()
+        return made.frozen_epochs, made.finetune_epochs
+
+    assert phases() == (20, 8)
+    assert phases("--epochs", "3") == (3, 3)
+    assert phases("--epochs", "3", "--finetune-epochs", "1") == (3, 1)
+    file.write_text("arch: densenet\nfrozen_epochs: 0\nfinetune_epochs: 8\n")  # all is trained at once
+    assert phases("--epochs", "3") == (0, 3)
+
+
+def test_balance_none_undoes_all_that_the_file_says_of_it(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("balance: label\nbalance_by: augment\nbalance_target: 100\n")
+    made = parse("--config", str(file), "--balance", "none")
+    assert (made.balance, made.balance_by, made.balance_target) == ([], "weight", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--arch cnn --frozen-epochs 3", "--frozen-epochs changes nothing here: it is for a densenet"),
+        ("--feature-views 2", "--feature-views"),
+        ("--no-augment --dark 0.8", "--dark.*leave out --no-augment"),
+        ("--dro-step 0.1 --balance label", "--dro-step.*--balance-by dro"),
+        ("--balance-power 0.5", "--balance-power.*--balance label"),
+    ],
+)
+def test_flags_that_change_nothing_are_refused(words, expected, capsys):
+    assert train.main(words.split()) == 2
+    assert re.search(expected, capsys.readouterr().err)
+
+
+def test_what_a_file_holds_for_another_network_is_left_alone(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("arch: densenet\nfrozen_epochs: 3\ndark: 0.8\nbalance: label\nbalance_power: 0.3\n")
+    words = ["--config", str(file), "--arch", "cnn", "--no-augment", "--balance", "none", "--epochs", "2"]
+    args = train.build_parser().parse_args(words)
+    config.refuse_idle(args, config.from_arguments(args, args.config).resolved())
+
+
 def test_underscores_are_read_as_hyphens():
     assert parse("--batch_size", "5", "--label_smoothing=0.1").batch_size == 5
 
@@ -42,6 +88,11 @@ def test_underscores_are_read_as_hyphens():
         ("- 1", "must hold `name: value` lines"),
         ("epochs: many", "setting 'epochs'"),
         ("epochs: 2.5", "whole number"),
+        ("epochs: .inf", "setting 'epochs'"),
+        ("epochs: true", "a number expected"),
+        ("layers: [4.7, 8]", "setting 'layers'.*whole number"),
+        ("rotate: yes", "setting 'rotate'.*a number expected"),
+        ("options: [1, 2]", "setting 'options'.*names and values expected"),
         ("augment: maybe", "true or false"),
         ("optimizer: lion", "optimizer must be one of adamw"),
         ("batch_size: 0", "batch-size must be from 1"),
@@ -103,3 +154,13 @@ def test_the_best_model_is_looked_for_after_epoch_10_or_earlier_in_short_runs():
     assert parse("--epochs", "60").resolved().best_after == 10
     assert parse("--epochs", "6").resolved().best_after == 2
     assert parse("--epochs", "6", "--best-after", "5").resolved().best_after == 5
+
+
+def test_a_name_to_export_under_is_not_that_of_another_folder(tmp_path):
+    """Told before the training, not when all is trained."""
+    (tmp_path / "mine").mkdir()
+    settings = config.TrainConfig(export="mine", saved_models=str(tmp_path), overwrite=True)
+    assert train.export_name(settings, None) == "mine"
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="mine is not an exported model"):
+        train.export_name(settings, None)

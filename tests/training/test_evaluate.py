@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from functools import partial
@@ -162,6 +163,19 @@ def test_faces_that_the_run_trained_on_are_told(trained, here):
     pd.concat([rows, pd.DataFrame({"row": [300, 301], "split": "train"})]).to_csv(here / "run" / "rows.csv", index=False)
     result = evaluate_run(RunFolder.open(here / "run"), figures=False)
     assert any("trained on 2 of these 84 faces" in note for note in result["notes"])
+
+
+def test_faces_that_an_exported_model_was_trained_on_are_told(trained, here, capsys):
+    shutil.copytree(trained.exported, here / "saw")
+    metadata = json.loads((here / "saw/metadata.json").read_text())
+    fingerprint = hashlib.sha256((trained.data / "manifest.csv").read_bytes()).hexdigest()[:16]
+    metadata["trained_on"] = {"name": "bands", "fingerprint": fingerprint, "splits": ["train", "validation"]}
+    (here / "saw/metadata.json").write_text(json.dumps(metadata))
+    judge = ["--model", "saw", "--data", str(trained.data), "--no-figures"]
+    assert main([*judge, "--split", "all"]) == 0
+    assert "saw was trained on 240 of these 324 faces; its figures flatter it" in capsys.readouterr().out
+    assert main(judge) == 0
+    assert "flatter" not in capsys.readouterr().out
 
 
 def test_labels_are_matched_by_name_whatever_their_order(trained, evaluated, here):

@@ -96,6 +96,20 @@ def test_what_does_not_fit_is_refused_in_one_line(made, tmp_path, monkeypatch, c
     assert not (tmp_path / "out").exists()
 
 
+def test_a_face_of_nobody_gets_an_identity_whatever_word_says_nobody(tmp_path):
+    """Else folds, which take such words for nobody, could part a new picture from its origin."""
+    old = write_lopsided(tmp_path / "old", ((9, 3), (2, 2), (2, 2)))
+    words = np.array(["", "unknown", "?", "NaN"])[np.arange(len(old.manifest)) % 4]
+    old.manifest.assign(identity=words).to_csv(old.path / "manifest.csv", index=False)
+    command = ["--data", str(old.path), "--by", "gender", "--out", str(tmp_path / "new")]
+    assert synthesize.main(command) == 0
+    lines = table(FaceDataset.load(tmp_path / "new"))
+    added = lines.query("origin >= 0")
+    assert len(added) == 6
+    assert added["identity"].tolist() == [f"row{origin}" for origin in added["origin"]]
+    assert lines.loc[added["origin"], "identity"].tolist() == added["identity"].tolist()
+
+
 def test_folds_are_of_real_pictures_only(made, tmp_path):
     """A fold that is tested on a made picture would be tested on what it was made from."""
     from training.config import TrainConfig

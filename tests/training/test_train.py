@@ -50,6 +50,19 @@ def test_a_run_is_evaluated_and_exported_as_the_contract_says(trained, here, cap
     assert "exists already" in refused(capsys, "--data", str(trained.data), "--out", "runs/one", "--export", "other", *small())
 
 
+def test_a_class_without_a_training_face_is_told(here, capsys):
+    from bands import banded_faces, write_faces
+
+    from training.config import TrainConfig
+
+    faces, names = banded_faces(30)
+    parts = ["test" if name == names[0] else "train" for name in names]
+    parts[parts.index("train")] = "validation"
+    dataset = write_faces(here / "d", faces, names, parts)
+    train.start_run(TrainConfig(data=str(dataset.path), layers=[4]).resolved(), dataset)
+    assert f"note: no training face of {names[0]} ({parts.count('test')} elsewhere)" in capsys.readouterr().out
+
+
 def test_the_default_draws_its_faces_and_says_so(here, capsys, monkeypatch):
     from fer_keras.data import prepare
     from training.config import TrainConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from fer_keras.data.dataset import UNKNOWN
+from fer_keras.data.dataset import UNKNOWN, known_or_empty
 from fer_keras.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _SPLIT_WORDS = {
 }
 SPLIT_OF_WORD = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
 
-_NOT_KNOWN = {"", "nan", "na", "n/a", "none", "null", "unknown", "?", "-"}
 _GENDERS = {"Female": ("f", "female", "woman", "women"), "Male": ("m", "male", "man", "men")}
 _GENDER_OF_WORD = {word: gender for gender, words in _GENDERS.items() for word in words}
 #: First age of each group: those of the FairFace data set (Karkkainen and Joo 2021), so that audits can be compared.
@@ -100,8 +100,8 @@ def splits_of(words: Sequence[str], where: str) -> list[str]:
 
 def group_value(column: str, text: str) -> str:
     """One value of a group column: "F" and "woman" -> "Female" in gender; empty, NaN and the like -> "unknown"."""
-    plain = str(text).strip()
-    if plain.lower() in _NOT_KNOWN:
+    plain = known_or_empty(text)
+    if not plain:
         return UNKNOWN
     if column == "gender":
         return _GENDER_OF_WORD.get(plain.lower(), plain)
@@ -130,7 +130,7 @@ def is_system_file(name: str) -> bool:
 class CsvFile:
     """A csv as people have them: comma, semicolon, tab or bar; BOM; stray spaces around column names.
 
-    Raises DataError where the file is missing, empty, or no text.
+    Raises DataError where the file is missing, empty, no text, not UTF-8, or has a row with more cells than columns.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -141,16 +141,35 @@ class CsvFile:
             raise DataError(f"{self.path} does not exist; expected a csv file")
         with self.path.open("rb") as file:
             head = file.read(1 << 16)
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise self._not_utf8("UTF-16")
         if b"\0" in head or head.startswith((b"\x1f\x8b", b"\x89PNG", b"\xff\xd8")):
             raise DataError(
                 f"{self.path} is not a csv: it holds binary data; if it is packed or a picture, unpack it or name the csv"
             )
-        first = head.decode("utf-8-sig", errors="replace").lstrip("\r\n").partition("\n")[0].strip("\r")
+        first, *more = head.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").splitlines() or [b""]  # ends of \r alone as well
+        try:
+            first = first.decode()
+        except UnicodeError:
+            raise self._not_utf8() from None
         if not first.strip():
             raise DataError(f"{self.path} is empty; expected a line of column names and then rows")
         counts = {sign: first.count(sign) for sign in ",;\t|"}
         self.delimiter = max(counts, key=counts.__getitem__) if any(counts.values()) else ","
-        self.columns = [name.strip() for name in next(csv.reader([first], delimiter=self.delimiter))]
+        self.columns = self._cells(first)
+        # Rows that all end in a delimiter are tolerated; pandas refuses those that are longer than this one.
+        self._width = max(len(self.columns), len(self._cells(b"".join(more[:1]).decode(errors="replace"))))
+
+    def _cells(self, line: str) -> list[str]:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=self.delimiter), [])]
+
+    def _not_utf8(self, what: str = "") -> DataError:
+        """The error of a file in another encoding, naming the first line that shows it."""
+        where = f"it is {what}"
+        if not what:
+            with self.path.open("rb") as file:
+                where = f"see line {next((n for n, line in enumerate(file, start=1) if not _is_utf8(line)), 1)}"
+        return DataError(f'{self.path} is not UTF-8 ({where}), so names would be spoilt; save it as "CSV UTF-8" (Excel has that)')
 
     def position(self, name: str) -> int:
         """Where a column is. Upper and lower case count only where the exact name is absent. Raises DataError."""
@@ -189,30 +208,50 @@ class CsvFile:
 
         return pd.concat(list(self._frames(list(range(len(self.columns))), 50_000, header=False)), ignore_index=True)
 
+    def _check_length(self, frame: pd.DataFrame) -> None:
+        """Raise DataError where a row has more cells than there are columns."""
+        longer = (frame[range(len(self.columns), self._width)] != "").any(axis=1)
+        if longer.any():
+            raise DataError(
+                f"{self.path}, row {longer.idxmax() + 1} has more than {len(self.columns)} cells, one for each column; "
+                "put text that holds the delimiter in quotes"
+            )
+
     def _frames(self, positions: list[int], rows: int, header: bool) -> Iterator[pd.DataFrame]:
         import pandas as pd
 
         try:
+            # All columns, not `usecols`, with which pandas cuts rows that are too long without a word.
             with pd.read_csv(
                 self.path,
                 sep=self.delimiter,
-                usecols=positions,
-                names=range(len(self.columns)),
+                names=range(self._width),
                 header=0 if header else None,
                 index_col=False,
                 dtype=str,
                 keep_default_na=False,
                 encoding="utf-8-sig",
-                encoding_errors="replace",
                 chunksize=rows,
                 low_memory=False,
             ) as reader:
                 for frame in reader:
-                    yield frame.fillna("")  # a line that ends early
+                    frame = frame.fillna("")  # a line that ends early
+                    self._check_length(frame)
+                    yield frame[positions]
         except pd.errors.EmptyDataError as error:
             raise DataError(f"{self.path} has no rows") from error
-        except (pd.errors.ParserError, UnicodeError, csv.Error) as error:
+        except UnicodeError:
+            raise self._not_utf8() from None
+        except (pd.errors.ParserError, csv.Error) as error:
             raise DataError(f"{self.path} can't be read as a csv: {' '.join(str(error).split())}") from error
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def hash_files(paths: Iterable[Path]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
+from fer_keras.data.dataset import known_or_empty
 from fer_keras.data.sources.base import (
     CsvFile,
     Picture,
@@ -99,7 +100,7 @@ class Table:
         rows = pd.DataFrame({"label": labels, "source": self._files})
         rows["split"] = splits_of(found["split"], str(self.csv.path)) if "split" in found else ""
         if "identity" in found:
-            rows["identity"] = [text.strip() for text in found["identity"]]
+            rows["identity"] = [known_or_empty(text) for text in found["identity"]]
         groups = []
         for target in self.columns:
             if target == "age":
