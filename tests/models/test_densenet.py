@@ -267,7 +267,7 @@ def test_an_exported_model_of_another_kind_is_refused(model, exports):
 
 def test_an_unknown_name_is_refused_with_those_that_exist(model, exports):
     with pytest.raises(
-        ModelError, match=r"'ferplus': neither a file nor a model in .* \(there are .*ferplus-densenet121.*, plain\)"
+        ModelError, match=r"'ferplus': neither a file nor a model in .* \(there are .*ferplus-densenet121.*, plain.*\)"
     ):
         load_backbone_weights(model, "ferplus", exports)
 
