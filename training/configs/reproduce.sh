@@ -54,4 +54,5 @@ train fer2013-cnn
     python -m training.prepare --source synthetic --count 4000 --seed 1 --fractions 80,10,10 --out data/prepared/drawn-seed1
 train drawn-densenet121
 train ferplus-densenet121-start
+train ferplus-densenet121-tuned
 train ferplus-densenet121
