@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ def file_to_write(path: str | os.PathLike) -> Path:
 
     Raises ConfigError where it is a folder, or a device or pipe such as /dev/stdout, whose place a file must not take.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
+    # /dev/stdout leads to a file where a shell sends the lines there; to take that file's place would lose them.
+    device = re.match(r"/(dev|proc)/(?!shm/)", os.path.abspath(path))
+    if device or (os.path.exists(path) and not os.path.isfile(path)):
         what = "a folder" if os.path.isdir(path) else "a device or a pipe"
         raise ConfigError(f"{os.fspath(path)} is {what}; name a file")
     for above in Path(path).parents:

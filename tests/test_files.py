@@ -22,6 +22,8 @@ def test_no_file_takes_the_place_of_a_pipe_or_a_folder(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
     with pytest.raises(ConfigError, match="is a folder; name a file"):
         files.write_whole(tmp_path, "x")
+    with pytest.raises(ConfigError, match="/dev/stdout is a device or a pipe"):  # whatever it leads to just now
+        files.file_to_write("/dev/stdout")
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="can't be written: .*file is no folder"):
         files.write_whole(tmp_path / "file" / "below.txt", "x")
