@@ -8,11 +8,12 @@ from pathlib import Path
 
 from fer_keras.errors import ConfigError, ModelError
 from fer_keras.models.exported import read_metadata
+from fer_keras.models.transfer import SHIPPED_MODELS
 
 #: The model that is used where none is named: the one trained on real faces.
 DEFAULT_MODEL = "ferplus-cnn"
 #: Where models are looked for by name: where the command runs, then beside the package.
-SAVED_MODELS = (Path("saved_models"), Path(__file__).resolve().parent.parent / "saved_models")
+SAVED_MODELS = (Path("saved_models"), SHIPPED_MODELS)
 
 
 def find_default_model() -> Path:

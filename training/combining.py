@@ -129,7 +129,7 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
     trained on are left out of both, which matters for the folds of a k-fold run; where (nearly) none is left, all are
     scored, nothing is fitted, and a note says that the figures flatter.
     """
-    from fer_keras.models.exported import read_metadata
+    from fer_keras.models.exported import read_metadata, splits_seen
 
     protocol = protocol or targets.default_protocol(dataset)
     notes, seen = [], [np.empty(0, np.int64)]
@@ -141,11 +141,11 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
                 continue
             source = run.provenance["dataset"].get("name")
         else:
-            rows = scoring.rows_seen_by_export(member.path, dataset)
-            if rows is not None:
-                seen.append(rows)
-                continue
             trained_on = read_metadata(member.path)["trained_on"]
+            splits = splits_seen(trained_on, dataset.fingerprint)
+            if splits is not None:
+                seen.append(scoring.rows_of(dataset, splits))
+                continue
             source = trained_on.get("name") if isinstance(trained_on, Mapping) else trained_on
         notes.append(f"{member.name} was trained on other data ({source}); whether some of these faces were in it is not checked")
     trained = np.unique(np.concatenate(seen))

@@ -74,7 +74,7 @@ def seen_before(config: TrainConfig, dataset: FaceDataset) -> dict[str, set[str]
     What it is for ("the training starts from NAME") -> splits, of models whose metadata says that they were trained on it.
     """
     from fer_keras.errors import ModelError
-    from fer_keras.models.exported import read_metadata
+    from fer_keras.models.exported import read_metadata, splits_seen
 
     used: dict[str, str | None] = {
         "the training starts from": None if config.weights in ("auto", "none", "imagenet") else config.weights,
@@ -90,8 +90,9 @@ def seen_before(config: TrainConfig, dataset: FaceDataset) -> dict[str, set[str]
             trained_on = read_metadata(path)["trained_on"]
         except ModelError:  # a file of weights tells nothing of its data, nor does a model that is gone when all is trained
             continue
-        if isinstance(trained_on, dict) and trained_on.get("fingerprint") == dataset.fingerprint:
-            seen[f"{what} {path.name}"] = set(trained_on.get("splits", ["train"]))
+        splits = splits_seen(trained_on, dataset.fingerprint)
+        if splits is not None:
+            seen[f"{what} {path.name}"] = set(splits)
     return seen
 
 

@@ -7,7 +7,7 @@ a model and a data set may order them differently; faces are brought to the mode
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -293,6 +293,8 @@ def face_notes(faces: ScoredFaces, split: str | None) -> list[str]:
 
 def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
     """What a reader should know about how a model and the faces fit, one sentence each."""
+    from fer_keras.models.exported import read_metadata, splits_seen
+
     dataset, notes = faces.dataset, []
     if model.image_size != dataset.image_size:
         notes.append(f"{model.key}: faces of {dataset.image_size} pixels are resized to the model's {model.image_size} pixels")
@@ -303,23 +305,19 @@ def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
         notes.append(f"{model.key} also knows {', '.join(more)}, which this data does not have; such answers count as wrong")
     if faces.split != "train":
         if model.run is None:
-            trained = rows_seen_by_export(model.path, dataset)
+            splits = splits_seen(read_metadata(model.path)["trained_on"], dataset.fingerprint)
+            trained = rows_of(dataset, splits or ())
         else:
-            trained = model.run.rows("train") if is_own(model.run, dataset) else None
-        seen = 0 if trained is None else len(np.intersect1d(faces.rows, trained))
+            trained = model.run.rows("train") if is_own(model.run, dataset) else ()
+        seen = len(np.intersect1d(faces.rows, trained))
         if seen:
             notes.append(f"{model.key} was trained on {seen} of these {len(faces.rows)} faces; its figures flatter it")
     return notes
 
 
-def rows_seen_by_export(path: str | os.PathLike, dataset: FaceDataset) -> np.ndarray | None:
-    """The rows of a data set that an exported model was trained on, by its metadata; None where it was on other data."""
-    from fer_keras.models.exported import read_metadata
-
-    trained_on = read_metadata(path)["trained_on"]
-    if not isinstance(trained_on, dict) or trained_on.get("fingerprint") != dataset.fingerprint:
-        return None
-    return np.concatenate([np.empty(0, np.int64), *(dataset.rows(split) for split in trained_on.get("splits", ["train"]))])
+def rows_of(dataset: FaceDataset, splits: Iterable[str]) -> np.ndarray:
+    """int64 rows of some splits of a data set, none of no split."""
+    return np.concatenate([np.empty(0, np.int64), *(dataset.rows(split) for split in splits)])
 
 
 def predict_rows(

@@ -63,6 +63,16 @@ _ARRAYS = "arrays"  # a list of the others
 _LENGTHS = "lengths"  # int32, one number for each weight in the order of keras.Model.weights: its length, or -1 for an array
 
 
+def splits_seen(trained_on: object, fingerprint: str) -> list[str] | None:
+    """The splits of the data set with this fingerprint that a model learnt from; None where it was trained on other data.
+
+    trained_on: of its metadata.
+    """
+    if not isinstance(trained_on, Mapping) or trained_on.get("fingerprint") != fingerprint:
+        return None
+    return trained_on.get("splits", ["train"])
+
+
 def export_model(
     model: keras.Model,
     spec: ModelSpec,

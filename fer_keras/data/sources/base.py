@@ -210,7 +210,7 @@ class CsvFile:
 
     def _check_length(self, frame: pd.DataFrame) -> None:
         """Raise DataError where a row has more cells than there are columns."""
-        longer = (frame[range(len(self.columns), self._width)] != "").any(axis=1)
+        longer = (frame[range(len(self.columns), self._width)].fillna("") != "").any(axis=1)
         if longer.any():
             raise DataError(
                 f"{self.path}, row {longer.idxmax() + 1} has more than {len(self.columns)} cells, one for each column; "
@@ -235,9 +235,8 @@ class CsvFile:
                 low_memory=False,
             ) as reader:
                 for frame in reader:
-                    frame = frame.fillna("")  # a line that ends early
                     self._check_length(frame)
-                    yield frame[positions]
+                    yield frame[positions].fillna("")  # of a line that ends early
         except pd.errors.EmptyDataError as error:
             raise DataError(f"{self.path} has no rows") from error
         except UnicodeError:
