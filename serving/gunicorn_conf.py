@@ -6,6 +6,7 @@ One process, since streams and recordings live in it, and threads enough for eve
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -18,7 +19,8 @@ workers = 1
 worker_class = "gthread"
 threads = _config.threads
 timeout = 60
-graceful_timeout = 2
+# After a signal gunicorn waits so long for viewers who read nothing, then kills. Engine.close needs less.
+graceful_timeout = 1
 
 
 def post_worker_init(worker: Any) -> None:
@@ -29,7 +31,8 @@ def post_worker_init(worker: Any) -> None:
         before = signal.getsignal(name)
 
         def stop(number: int, frame: FrameType | None, before: Any = before) -> None:
-            engine.closing.set()
+            # At once: where a viewer holds a thread until gunicorn kills, worker_exit is never reached.
+            threading.Thread(target=engine.close, daemon=True).start()
             before(number, frame)
 
         signal.signal(name, stop)
