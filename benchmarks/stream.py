@@ -34,6 +34,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_keras.runtime import RUNTIMES
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +54,7 @@ def main() -> None:
     parser.add_argument("--viewers", type=int, default=20, help="how many are many (default %(default)s)")
     parser.add_argument("--model", default="ferplus-cnn")
     parser.add_argument("--detector", default="mtcnn", choices=("mtcnn", "haar"))
-    parser.add_argument("--runtime", default="auto", choices=("auto", "openvino", "tensorflow"))
+    parser.add_argument("--runtime", default="auto", choices=("auto", *RUNTIMES))
     parser.add_argument("--no-naive", action="store_true", help="leave the naive pipeline out")
     parser.add_argument("--json", help="write the figures into this file")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)

@@ -25,8 +25,8 @@ class ServerConfig:
 
     sources: each "demo", a camera's number, a file, or a URL (rtsp, http). models: exported models, as paths or names in
     saved_models; none: the shipped default. detector, min_face_px: what finds faces, and the smallest it looks for.
-    runtime: "auto", "tensorflow" or "openvino". host, port: where it listens. token: who has it is let in; needed where
-    host is not loopback. blur: make faces in the stream and in snapshots unrecognisable.
+    runtime: what runs the models: "auto", or one of fer_keras.runtime.RUNTIMES. host, port: where it listens. token: who has
+    it is let in; needed where host is not loopback. blur: make faces in the stream and in snapshots unrecognisable.
 
     max_viewers: streams watched at once, and as many listeners to events. max_requests: analyses of uploads waiting or
     running at once. max_image_mb, max_video_mb: bytes of an upload, in 2**20. max_pixels: of an uploaded picture or of one

@@ -33,7 +33,8 @@ def create_detector(name: str, min_face_px: int | None = None, runtime: str = "a
     """A detector by name: "haar" or "mtcnn".
 
     min_face_px: smaller faces are not looked for, larger is quicker; None: the detector's default.
-    runtime: what runs MTCNN's networks: "auto" (OpenVINO where installed), "openvino" or "tensorflow".
+    runtime: what runs MTCNN's networks: "auto" (OpenVINO where installed), "openvino" or "tensorflow". Always in float32,
+        with "openvino-bf16" too, so that the boxes stay the package's.
     Raises ConfigError for another name, and FerError where its library can't be used, saying what to install.
     """
     if name not in DETECTORS:

@@ -50,7 +50,7 @@ class MtcnnDetector:
         with more they are those of its min_face_size, less the faces far below it; the package itself can't run that for most
         picture sizes (it counts the levels of its pyramid as if the size were 20, and fails on the empty ones). With less the
         large faces are found too, which the package leaves out for the same reason.
-    runtime: "auto", "openvino" or "tensorflow".
+    runtime: as in `create_detector`.
     Raises FerError where the package is missing.
     """
 

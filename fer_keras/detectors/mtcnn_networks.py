@@ -33,7 +33,7 @@ class MtcnnNetworks:
     """P-net for any pyramid, R-net and O-net.
 
     refine_net: (n, 24, 24, 4) -> (n, 5): box offsets, logit. output_net: (n, 48, 48, 4) -> (n, 15): box offsets, landmarks
-    (five x, five y), logit. runtime: "tensorflow" or "openvino".
+    (five x, five y), logit. runtime: as in `create_detector`.
     Raises FerError where the package is missing.
     """
 

@@ -24,7 +24,8 @@ Box = Sequence[float]
 class Recognizer(Described):
     """An exported model (single or ensemble) at work on faces in pictures. May be used by several threads at once.
 
-    path: the folder, saved_models/NAME. runtime: "auto", "openvino" or "tensorflow", see `runtimes.open_runtime`.
+    path: the folder, saved_models/NAME. runtime: "auto" or one of `fer_keras.runtime.RUNTIMES`,
+        see `runtimes.open_runtime`; what was chosen stands in the attribute of that name.
     uncertain_below: confidence, 0 to 1, below which an answer counts as uncertain; None: the model's own, else
         DEFAULT_UNCERTAIN_BELOW.
     Raises ModelError where the folder is no exported model or can't be loaded, ConfigError for a wrong setting.
