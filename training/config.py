@@ -224,6 +224,10 @@ class TrainConfig:
             raise ConfigError("what a teacher says is a distribution and needs --one-hot")
         if self.encoding == "sparse" and self.label_smoothing:
             raise ConfigError("label smoothing needs --one-hot targets")
+        if self.mixing() and not self.augment:
+            raise ConfigError(
+                "--no-augment leaves training pictures as they are; leave --mixup and --cutmix out, or --no-augment"
+            )
         if self.mixing() and self.encoding == "sparse":
             raise ConfigError("mixed targets are distributions and need --one-hot")
         if self.mixing() and self.balance_by == "dro":
@@ -265,7 +269,7 @@ class TrainConfig:
         from fer_keras.data.pipeline import Mixing
 
         mixing = Mixing(mixup=self.mixup, cutmix=self.cutmix)
-        return mixing if mixing and self.augment else None
+        return mixing or None
 
     def new_pictures(self) -> Augmentation:
         """How the new pictures of `--balance-by augment` differ from those they are made of, with or without --augment."""

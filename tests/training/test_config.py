@@ -128,12 +128,13 @@ def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(ConfigError, match="DRO needs pictures that are of one cell"):
         parse("--balance", "gender", "--balance-by", "dro", "--mixup", "0.2")
     with pytest.raises(ConfigError, match="give one of them"):
-        parse("--cutmix", "1", "--mixup", "0.2", "--no-augment")
+        parse("--cutmix", "1", "--mixup", "0.2")
+    with pytest.raises(ConfigError, match="leave --mixup and --cutmix out"):
+        parse("--mixup", "0.2", "--no-augment")
 
 
 def test_pictures_are_mixed_where_that_is_asked_for_and_pictures_may_be_varied():
     assert parse("--cutmix", "1").mixing().cutmix == 1
-    assert parse("--mixup", "0.2", "--no-augment").mixing() is None
     assert parse().mixing() is None
 
 
