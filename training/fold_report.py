@@ -116,8 +116,11 @@ def _interval(correct: np.ndarray, people: np.ndarray | None) -> dict[str, Any]:
         return {}
     units = resampling.make_units(np.zeros(len(correct), np.int64), clusters=people)
     values = units.sums(np.column_stack([np.ones(len(correct)), correct]))
-    sums = resampling.bootstrap_sums(values, units, 2000, np.random.default_rng(0))[:, 0]
-    low, high = np.quantile(sums[:, 1] / sums[:, 0], (0.025, 0.975))
+    rng = np.random.default_rng(0)
+    sums = resampling.bootstrap_sums(values, units, 2000, rng)
+    accuracy, size = np.array([correct.mean()]), np.array([len(units.group)])
+    drawn = resampling.share_draws(sums[..., 1] / sums[..., 0], accuracy * size, size, rng)
+    (low,), (high,) = resampling.interval(accuracy, drawn)
     return {"accuracy_ci95_identities": [float(low), float(high)]}
 
 

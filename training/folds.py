@@ -132,7 +132,7 @@ def plan_folds(
     """The rows of each fold: {"train", "validation", "test"} -> int64, ascending. Each row is in the test part of one fold.
 
     columns: stratified by the label and these group columns; cells of fewer faces than folds count by label alone. Rows of
-    one identity are on one side, in the folds and between train and validation, where the data set knows identities.
+    one identity, and copies of one picture, are on one side, in the folds and between train and validation.
     Raises ConfigError for a column that is not there, or more folds than faces or identities.
     """
     known = dataset.group_columns
@@ -142,18 +142,48 @@ def plan_folds(
     manifest = dataset.manifest.iloc[rows]
     labels = manifest["label"].to_numpy(str)
     strata = splits.strata_of(labels, [manifest[column].to_numpy(str) for column in columns], folds, tell)
-    people = identities(dataset, rows)
+    first, picture = different_pictures(dataset, rows)
+    people = _people_of_pictures(identities(dataset, rows), first, picture)
     parts = []
-    for number, test in enumerate(splits.k_folds(strata, folds, seed, people, tell)):
-        rest = np.setdiff1d(np.arange(len(rows)), test)
+    for number, test in enumerate(splits.k_folds(strata[first], folds, seed, people, tell)):
+        rest = np.setdiff1d(np.arange(len(first)), test)
         shares = (1 - VALIDATION_SHARE, VALIDATION_SHARE, 0)
-        side = splits.stratified_split(strata[rest], shares, seed + number, None if people is None else people[rest])
+        side = splits.stratified_split(strata[first[rest]], shares, seed + number, None if people is None else people[rest])
         if not (side == "validation").any():
             raise DataError(
                 f"{len(rest)} faces to train a fold on are too few to hold back {VALIDATION_SHARE:.0%} for validation; add faces"
             )
-        parts.append({name: rows[rest[side == name]] for name in ("train", "validation")} | {"test": rows[test]})
+        pictures = {name: rest[side == name] for name in ("train", "validation")} | {"test": test}
+        parts.append({name: rows[np.isin(picture, those)] for name, those in pictures.items()})
     return parts
+
+
+def different_pictures(dataset: FaceDataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(first, picture): where each picture stands for the first time in `rows`, ascending, and the number of each row's picture.
+
+    Copies (equal pixels) are one picture. Cleaning leaves some where a benchmark's own splits have them.
+    """
+    from fer_keras.data.cleaning import Features
+
+    features = Features()
+    for row in rows:
+        features.add(dataset.faces[row])
+    _, first, kind = np.unique(features.digests, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[kind.reshape(-1)]
+
+
+def _people_of_pictures(people: np.ndarray | None, first: np.ndarray, picture: np.ndarray) -> np.ndarray | None:
+    """Who is on each picture, str; "" where not known. People whose faces are copies of each other count as one."""
+    from fer_keras.data.cleaning import chains, connected
+
+    if people is None:
+        return None
+    known = np.flatnonzero(people != "")
+    group = connected(len(people), np.concatenate([chains(picture), known[chains(people[known])]]))
+    names = np.full(len(people), "", people.dtype)
+    names[group[known]] = people[known]
+    return names[group[first]]
 
 
 def identities(dataset: FaceDataset, rows: np.ndarray) -> np.ndarray | None:
@@ -201,6 +231,8 @@ def start(
 
         cells(dataset, rows, settings.balance)
     judged = select(dataset, rows, protocol)[0]
+    if not len(judged):
+        raise DataError(f"no face has a label by protocol {protocol}, so no fold could be judged; choose another with --protocol")
     parts = plan_folds(dataset, rows, folds, columns, settings.seed, notes.append)
     spec = model_spec(settings, dataset)
     notes += notes_on_seen(settings, dataset, use)
@@ -266,7 +298,8 @@ def shared_features(out: str) -> FeatureStore:
 def run_fold(task: FoldTask) -> dict[str, Any]:
     """Train a fold, or go on with it, and score its test rows with its best and final model.
 
-    Returns {"fold", "epochs", "best_epoch", "accuracy": {"best", "final"}, "seconds"}. Raises what fit_one raises, and
+    Returns {"fold", "epochs", "best_epoch", "accuracy": {"best", "final"}, "seconds"}; accuracy is None where the protocol has
+    no label for any face of the fold. Raises what fit_one raises, and
     KeyboardInterrupt after Ctrl-C.
     """
     try:
@@ -303,7 +336,7 @@ def _run_fold(task: FoldTask) -> dict[str, Any]:
         "fold": task.fold,
         "epochs": run.metrics["epochs"],
         "best_epoch": run.metrics["best_epoch"],
-        "accuracy": {which: float(right[which]) for which in WHICH},
+        "accuracy": {which: float(right[which]) if which in right else None for which in WHICH},
         "seconds": seconds,
     }
 

@@ -171,9 +171,9 @@ def _compute_features(run: KFoldRun) -> None:
 
 
 def _fold_line(run: KFoldRun, result: dict, progress: str) -> str:
-    accuracy = result["accuracy"]
+    accuracy = ", ".join("-" if value is None else f"{which} {value:.3f}" for which, value in result["accuracy"].items())
     return (
-        f"Fold {result['fold']} of {run.plan['folds']}: accuracy best {accuracy['best']:.3f}, final {accuracy['final']:.3f}; "
+        f"Fold {result['fold']} of {run.plan['folds']}: accuracy {accuracy}; "
         f"best epoch {result['best_epoch']} of {result['epochs']}; {result['seconds']:.1f} s ({progress})"
     )
 

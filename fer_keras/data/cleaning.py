@@ -202,7 +202,7 @@ def judge(
     near = same
     if "near_duplicate" in dropped:
         firsts = np.flatnonzero(alive)
-        pairs = np.concatenate([firsts[near_pairs(features.hashes[firsts], near_distance)], _chains(same)])
+        pairs = np.concatenate([firsts[near_pairs(features.hashes[firsts], near_distance)], chains(same)])
         near = connected(len(rows), pairs)
     if "leakage" in dropped:
         strength = np.array([_STRENGTH.get(split, 0) for split in splits], np.int64)
@@ -236,7 +236,7 @@ def _first_rows(groups: np.ndarray, among: np.ndarray) -> np.ndarray:
     return first
 
 
-def _chains(groups: np.ndarray) -> np.ndarray:
+def chains(groups: np.ndarray) -> np.ndarray:
     """Pairs that connect the rows of each group."""
     order = np.argsort(groups, kind="stable")
     linked = groups[order[1:]] == groups[order[:-1]]

@@ -17,6 +17,7 @@ from tiny_runs import LABELS, MEASURED, ROOT, SIZE, TINY
 
 from fer_keras.data.dataset import DatasetWriter, FaceDataset
 from training import evaluate, kfold
+from training.folds import KFoldRun
 from training.run_folder import RunFolder
 
 FOLDS, PEOPLE, EACH = 3, 30, 4
@@ -78,6 +79,43 @@ def test_every_kept_face_is_tested_once_by_a_model_that_never_saw_its_person(don
         assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
         assert sorted(np.concatenate([run.rows(name) for name in ("train", "validation", "test")])) == dataset.rows().tolist()
         assert saved.loc[saved["fold"] == number, "row"].tolist() == run.rows("test").tolist()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_copies_of_a_picture_are_on_one_side_with_all_whom_they_join(tmp_path, known):
+    """Rows 40 to 49 are copies of rows 0 to 9; with identities, two rows follow each other as one person."""
+    from training.folds import plan_folds
+
+    faces = np.random.default_rng(1).integers(0, 256, (40, SIZE, SIZE, 1), np.uint8)
+    with DatasetWriter(tmp_path / "copies", image_size=SIZE, channels=1) as writer:
+        for index in range(50):
+            writer.add(faces[index % 40])
+        columns = {
+            "label": [LABELS[index % 40 % 3] for index in range(50)],
+            "split": ["train"] * 50,
+            "kept": [True] * 50,
+            "reason": [""] * 50,
+            "source": [""] * 50,
+            "identity": [f"p{index // 2}" if known else "" for index in range(50)],
+        }
+        dataset = writer.finish(columns, labels=LABELS)
+    tested = []
+    for part in plan_folds(dataset, dataset.rows(), 4, [], 0):
+        side = {row: name for name, rows in part.items() for row in rows}
+        assert all(side[row] == side[row + 40] for row in range(10))
+        if known:
+            assert all(side[row] == side[row + 1] for row in range(0, 50, 2))
+        tested += part["test"].tolist()
+    assert sorted(tested) == list(range(50))
+
+
+def test_an_interval_over_persons_is_never_a_point():
+    from training.fold_report import _interval
+
+    people = np.repeat([f"p{index}" for index in range(10)], 3)
+    for correct in (np.ones(30, bool), np.zeros(30, bool)):
+        low, high = _interval(correct, people)["accuracy_ci95_identities"]
+        assert low <= correct.mean() <= high and 0.1 < high - low < 0.35  # as ten faces, of which all are right
 
 
 def test_folds_and_validation_have_labels_and_groups_in_proportion(done, dataset):
@@ -231,6 +269,11 @@ def test_a_fold_is_evaluated_on_its_own_test_faces(done, tmp_path, capsys):
     assert metrics["models"]["best"]["confusion"] == results["by_fold"][1]["best"]["confusion"]
     assert evaluate.main([*arguments, str(done / "fold-01"), str(done / "fold-02")]) == 2
     assert "tested on different rows" in capsys.readouterr().err
+
+
+def test_a_fold_without_a_judged_face_is_told_as_such(done):
+    result = {"fold": 2, "accuracy": {"best": None, "final": None}, "best_epoch": 1, "epochs": 2, "seconds": 1.0}
+    assert "Fold 2 of 3: accuracy -, -; best epoch 1 of 2" in kfold._fold_line(KFoldRun.open(done), result, "1/3")
 
 
 def test_test_faces_can_be_kept_out_and_every_setting_of_train_is_taken(dataset, tmp_path):
