@@ -20,7 +20,7 @@ import numpy as np
 
 from fer_keras import cli
 from fer_keras.errors import ConfigError
-from fer_keras.evaluation.repeated import SEEDS_NOTE, judge_repeated
+from fer_keras.evaluation.repeated import drawn_text, judge_repeated, seeds_note
 from fer_keras.files import write_json, write_whole
 from training import config, variants
 from training.config import TrainConfig
@@ -66,7 +66,15 @@ def ablate(
 
     names = list(runs)
     judged = variants.judge(list(runs.values()), faces, np.array(faces.true_names), mirror=list(mirrored.values()))
-    found = judge_repeated(judged.correct, judged.groups, clusters=judged.clusters, min_n=1, repeats=repeats, seed=settings.seed)
+    found = judge_repeated(
+        judged.correct,
+        judged.groups,
+        clusters=judged.clusters,
+        min_n=1,
+        repeats=repeats,
+        comparisons=len(names) - 1,
+        seed=settings.seed,
+    )
     differences = found.differences(0, range(1, len(names)), ("accuracy",))
     result = {
         "data": {"name": dataset.name, "path": str(dataset.path), "fingerprint": dataset.fingerprint},
@@ -74,7 +82,7 @@ def ablate(
         "protocol": faces.protocol,
         "n": len(judged.groups),
         "seeds": [variant.settings.seed for variant in planned[BASE]],
-        "repeats": repeats,
+        "repeats": len(found.draws),
         "units": found.units,
         "variations": {
             name: {
@@ -88,7 +96,7 @@ def ablate(
             for index, name in enumerate(names)
         },
         "differences": {name: line[0] for name, line in zip(names[1:], differences, strict=True)},
-        "notes": [*notes, SEEDS_NOTE],
+        "notes": [*notes, seeds_note(seeds)],
         "settings": settings.to_dict(),
         "out": str(out),
     }
@@ -112,7 +120,9 @@ def _macro_f1(judged: variants.Judged, runs: Sequence[Any], mirrored: bool) -> d
     from sklearn.metrics import f1_score
 
     keys = [variants.predicted_key(run, mirrored) for run in runs]
-    by_seed = [float(f1_score(judged.faces.truth, judged.predicted[key], average="macro")) for key in keys]
+    truth = judged.faces.truth
+    there = np.unique(truth)  # as in evaluate: classes without a face have no recall to average
+    by_seed = [float(f1_score(truth, judged.predicted[key], labels=there, average="macro")) for key in keys]
     return {"mean": float(np.mean(by_seed)), "by_seed": by_seed, "std": float(np.std(by_seed, ddof=1)) if len(keys) > 1 else None}
 
 
@@ -131,6 +141,10 @@ def parse_variation(text: str, settings: TrainConfig) -> tuple[str, TrainConfig]
     if own := [key for key in changes if key in (*variants.OWN_SETTINGS, "data", "seed")]:
         raise ConfigError(f"--vary {name!r} can't change {own[0]}, which all trainings share")
     changed = TrainConfig.from_dict({**settings.to_dict(), **changes}, origin=f"--vary {name!r}").resolved()
+    try:
+        config.refuse_idle(changes, changed)
+    except ConfigError as error:
+        raise ConfigError(f"--vary {name!r}: {error}") from None
     if not _changes(settings.resolved(), changed):
         raise ConfigError(f"--vary {name!r} changes nothing: {rest} is how it is")
     return name, changed
@@ -182,7 +196,8 @@ def _shown_frame(result: Mapping[str, Any]) -> pd.DataFrame:
 def _about(result: Mapping[str, Any]) -> str:
     return (
         f"{result['n']} {result['split']} faces of {result['data']['name']}, protocol {result['protocol']}, "
-        f"{len(result['seeds'])} seeds from {result['seeds'][0]} on, 95% intervals over {result['units']} and seeds"
+        f"seeds {', '.join(map(str, result['seeds']))}, 95% intervals over "
+        f"{drawn_text(result['units'], len(result['seeds']))}"
     )
 
 
@@ -235,6 +250,7 @@ def _command(args: argparse.Namespace) -> int:
         if _folder(name) in map(_folder, (BASE, MIRROR, *varied)):
             raise ConfigError(f"--vary {name!r}: there is one of that name; give each its own")
         varied[name] = changed
+    config.refuse_idle(config.given_settings(args), settings, *varied.values())
     if not varied and not args.mirror:
         raise ConfigError("there is nothing to compare; give --vary 'NAME: SETTING=VALUE', or --mirror")
     out = Path(args.folder or f"runs/ablate-{Path(settings.data or 'data').name}")

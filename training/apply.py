@@ -123,10 +123,11 @@ def _command(args: argparse.Namespace) -> int:
     # All that can be wrong with the data is told before TensorFlow is loaded.
     dataset = scoring.common_dataset(scoring.runs_among([args.model]), args.data)
     protocol = args.protocol or targets.default_protocol(dataset)
+    split = None if args.split == scoring.ALL else args.split
     if isinstance(select, int):
-        truth = label_of_row(dataset, select, args.split, protocol)
+        truth = label_of_row(dataset, select, split, protocol)
         return _one(scoring.open_model(args.model), dataset, select, truth, protocol, args.draw)
-    faces = labelled_faces(dataset, args.split, protocol)
+    faces = labelled_faces(dataset, split, protocol)
     if select == "rand":
         position = int(np.random.default_rng(args.seed).integers(len(faces.rows)))
         row, truth = int(faces.rows[position]), int(faces.truth[position])

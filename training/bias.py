@@ -107,6 +107,7 @@ def audit_bias(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "bias.json", result)
     _write_tables(folder, result, faces, probabilities, groups)
+    (folder / "report.html").unlink(missing_ok=True)  # one of an audit before
     if figures:
         _write_report(folder, result, faces, groups)
     return result
@@ -288,6 +289,7 @@ def _write_tables(
     import pandas as pd
 
     from fer_keras.evaluation import fairness_report
+    from fer_keras.evaluation.report import column_names
 
     measures, pairs = fairness_report.dataset_frames(result["dataset"])
     tables = {
@@ -300,20 +302,23 @@ def _write_tables(
         "dataset": measures,
         "npmi": pairs,
     }
-    if result["detector"]:
-        tables["detector"] = fairness_report.detector_frame(result["detector"]["columns"])
+    detected = result["detector"]
+    tables["detector"] = fairness_report.detector_frame(detected["columns"]) if detected else pd.DataFrame()
     names = np.asarray(result["labels"], dtype=object)
+    columns = column_names(groups, ("row", "true"), "group")
     tables["predictions"] = pd.DataFrame(
         {
             "row": faces.rows,
-            **groups,
+            **{columns[name]: values for name, values in groups.items()},
             "true": names[faces.truth],
             **{f"predicted by {key}": names[values.argmax(axis=1)] for key, values in probabilities.items()},
         }
     )
     for name, table in tables.items():
+        path = folder / f"{name}.csv"
+        path.unlink(missing_ok=True)  # one of an audit before, which had something to tell
         if len(table):
-            write_whole(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6f"))
+            write_whole(path, table.to_csv(index=False, float_format="%.6f"))
 
 
 def _write_report(folder: Path, result: Mapping[str, Any], faces: ScoredFaces, groups: Mapping[str, np.ndarray]) -> None:

@@ -129,7 +129,7 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
     trained on are left out of both, which matters for the folds of a k-fold run; where (nearly) none is left, all are
     scored, nothing is fitted, and a note says that the figures flatter.
     """
-    from fer_keras.models.exported import read_metadata, splits_seen
+    from fer_keras.models.exported import read_metadata
 
     protocol = protocol or targets.default_protocol(dataset)
     notes, seen = [], [np.empty(0, np.int64)]
@@ -142,30 +142,33 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
             source = run.provenance["dataset"].get("name")
         else:
             trained_on = read_metadata(member.path)["trained_on"]
-            splits = splits_seen(trained_on, dataset.fingerprint)
-            if splits is not None:
-                seen.append(scoring.rows_of(dataset, splits))
+            rows = scoring.rows_seen(trained_on, dataset)
+            if rows is not None:
+                seen.append(rows)
                 continue
             source = trained_on.get("name") if isinstance(trained_on, Mapping) else trained_on
         notes.append(f"{member.name} was trained on other data ({source}); whether some of these faces were in it is not checked")
     trained = np.unique(np.concatenate(seen))
     labelled = {split: targets.select(dataset, dataset.rows(split), protocol) for split in ("validation", "test")}
-    unseen = {}
+    unseen, left_out = {}, {}
     for split, (rows, truth) in labelled.items():
         new = ~np.isin(rows, trained)
         unseen[split] = (rows[new], truth[new])
-        if 0 < new.sum() < len(new):
-            notes.append(f"{len(new) - new.sum()} of {len(new)} {split} faces were used to train a member and are left out")
+        told = f"{len(new) - new.sum()} of {len(new)} {split} faces were used to train a member and are left out"
+        left_out[split] = [told] if 0 < new.sum() < len(new) else []
     fit_rows, fit_truth = unseen["validation"]
     everything = np.arange(len(fit_rows))
     rows, truth = unseen["test"]
     if len(rows) >= min(FEWEST_FACES, len(labelled["test"][0]) or FEWEST_FACES):
+        notes += left_out["validation"] + left_out["test"]
         return Faces(protocol, "test", fit_rows, fit_truth, rows, truth, [(everything, np.arange(len(rows)))], notes)
     if len(fit_rows) >= FEWEST_FACES:
         half = _halves(fit_truth, seed)
         parts = [(np.flatnonzero(~half), np.flatnonzero(half)), (np.flatnonzero(half), np.flatnonzero(~half))]
+        notes += left_out["validation"]
+        few = "too few test faces that no member was trained on" if len(labelled["test"][0]) else "no test faces"
         notes.append(
-            f"{dataset.name} has no test faces: these are validation faces, by which the best epochs of members were chosen. "
+            f"{dataset.name} has {few}: these are validation faces, by which the best epochs of members were chosen. "
             "Weights and temperature are fitted on one half and scored on the other, both ways round"
         )
         return Faces(protocol, "validation", fit_rows, fit_truth, fit_rows, fit_truth, parts, notes)
@@ -337,6 +340,7 @@ def _figures(
 
     from fer_keras.evaluation.calibration import expected_calibration_error
     from fer_keras.evaluation.classification import accuracy_difference_interval, classification_metrics
+    from fer_keras.evaluation.report import column_names
     from fer_keras.inference import ensemble
     from training.compare import holm, mcnemar
 
@@ -388,13 +392,15 @@ def _figures(
         f"{plan.combine} is exported because it was asked for, not because of these figures"
     )
     names = np.asarray(labels, dtype=object)
+    probabilities = [f"p_{label}" for label in labels]
+    columns = column_names([member.name for member in members], ("row", "true", "predicted", *probabilities), "member")
     table = pd.DataFrame(
         {
             "row": faces.rows,
             "true": names[truth],
             "predicted": names[combined[plan.combine][0].argmax(axis=1)],
-            **{f"p_{label}": combined[plan.combine][0][:, index] for index, label in enumerate(labels)},
-            **{member.name: names[one.argmax(axis=1)] for member, one in zip(members, answers.single, strict=True)},
+            **dict(zip(probabilities, combined[plan.combine][0].T, strict=True)),
+            **{columns[member.name]: names[one.argmax(axis=1)] for member, one in zip(members, answers.single, strict=True)},
         }
     )
     result = {
@@ -420,22 +426,23 @@ def _trained_on(members: Sequence[Member], dataset: FaceDataset) -> dict[str, An
     """What the members were trained on, for metadata.json; `choose_faces` reads it when the ensemble becomes a member."""
     from fer_keras.models.exported import read_metadata
 
-    names, splits, strange = [dataset.name], {"train"}, False
+    names, rows, strange = [dataset.name], [], False
     for member in members:
         run = scoring.open_run(member.path) if member.is_run else None
         if run is not None and scoring.is_own(run, dataset):
-            used = np.isin(dataset.manifest["row"].to_numpy(), run.rows("train"))
-            splits |= set(dataset.manifest.loc[used, "split"])
+            rows.append(run.rows("train"))
             continue
         about = run.provenance["dataset"] if run is not None else read_metadata(member.path)["trained_on"]
         about = about if isinstance(about, Mapping) else {"name": about}
-        strange = strange or about.get("fingerprint") != dataset.fingerprint
-        splits |= set(about.get("splits", []))
+        seen = None if run is not None else scoring.rows_seen(about, dataset)
+        if seen is None:
+            strange = True
+        else:
+            rows.append(seen)
         names.append(str(about.get("name")))
     return {
         "name": ", ".join(dict.fromkeys(names)),
-        **({} if strange else {"fingerprint": dataset.fingerprint}),
-        "splits": sorted(splits),
+        **({} if strange else {"fingerprint": dataset.fingerprint, **scoring.learnt_from(dataset, *rows)}),
         "members": ", ".join(member.name for member in members),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -429,18 +429,24 @@ def from_arguments(args: argparse.Namespace, config_file: str | None) -> TrainCo
     return TrainConfig.from_dict(merged, origin="the command line")
 
 
-def refuse_idle(args: argparse.Namespace, settings: TrainConfig) -> None:
-    """Raise ConfigError for a flag that changes nothing in a training by these settings.
+def refuse_idle(names: Iterable[str], *trainings: TrainConfig) -> None:
+    """Raise ConfigError for a setting that changes nothing in any of these trainings.
 
-    Only for what is on the command line: a file may hold more, for the command line to change.
+    names: `given_settings`, what is on the command line; a file may hold more, for the command line to change.
     """
+
+    def used(by: Callable[[TrainConfig], object]) -> bool:
+        return any(by(one) for one in trainings)
+
+    two_phases = used(lambda one: one.two_phases)
+    varied = used(lambda one: one.augment or one.balance_by == "augment")  # which makes new pictures in any case
     needs = {
-        "dro_step": (settings.balance_by == "dro", "--balance-by dro"),
-        "balance_power": (settings.balance, "--balance, such as --balance label"),
-        **dict.fromkeys(_OF_PHASES, (settings.two_phases, "a densenet, whose backbone is frozen and then fine-tuned")),
-        **dict.fromkeys(_OF_VARIED, (settings.augment, "varied pictures; leave out --no-augment")),
+        "dro_step": (used(lambda one: one.balance_by == "dro"), "--balance-by dro"),
+        "balance_power": (used(lambda one: one.balance), "--balance, such as --balance label"),
+        **dict.fromkeys(_OF_PHASES, (two_phases, "a densenet, whose backbone is frozen and then fine-tuned")),
+        **dict.fromkeys(_OF_VARIED, (varied, "varied pictures; leave out --no-augment")),
     }
-    for name in given_settings(args):
+    for name in names:
         there, what = needs.get(name, (True, ""))
         if not there:
             raise ConfigError(f"--{name.replace('_', '-')} changes nothing here: it is for {what}")

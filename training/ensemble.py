@@ -27,7 +27,7 @@ from fer_keras.errors import ConfigError, DataError, FerError, TrainingError
 from fer_keras.files import write_json
 from fer_keras.models.ensemble import COMBINATIONS, common_labels
 from training import config, scoring, train
-from training.combining import FITTED, Member, Plan, choose_faces, combine_members, read_json
+from training.combining import FEWEST_FACES, FITTED, Member, Plan, choose_faces, combine_members, read_json
 from training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument(
         "--combine",
         choices=COMBINATIONS,
-        default="mean",
-        help="how the exported ensemble combines them (default %(default)s); the report has all",
+        help="how the exported ensemble combines them (default mean); the report has all",
     )
     parser.add_argument(
         "--mirror", action="store_true", help="members answer for a face and its mirror image, the mean counts; twice the time"
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     if args.resume:
-        own = [name for name in ("members", "join", "protocol", "config", "mirror") if getattr(args, name)]
+        own = [name for name in ("members", "join", "combine", "protocol", "config", "mirror") if getattr(args, name)]
         if given := [*config.given_settings(args), *own]:
             raise ConfigError(
                 f"--resume goes on with the settings of the ensemble; leave out --{given[0].replace('_', '-')} "
@@ -92,8 +91,8 @@ def _command(args: argparse.Namespace) -> int:
         print(f"Go on with python -m training.ensemble --resume {out}", file=sys.stderr)
         raise
     except FerError:
-        if not any(out.glob("member-*")):
-            shutil.rmtree(out)  # nothing was trained: there is nothing to go on with
+        if not args.resume and not any(out.glob("member-*")):
+            shutil.rmtree(out)  # this call made it, and nothing was trained: there is nothing to go on with
         raise
     print(f"Exported: {exported}")
     return 0
@@ -115,6 +114,7 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
     if "arch" not in vars(args) and "arch" not in from_file:
         args.arch = "random_cnn"
     settings = config.from_arguments(args, args.config)
+    config.refuse_idle(config.given_settings(args), settings)
     runs = [scoring.open_run(member.path) for member in joined if member.is_run]
     if not count or (runs and not settings.data):
         dataset = scoring.common_dataset(runs, settings.data)
@@ -135,7 +135,7 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
         raise ConfigError(f"{out} exists already; choose another --out, or go on with it: --resume {out}")
     settings = dataclasses.replace(settings, export=named, out=str(out))
     paths = [str(member.path.resolve()) for member in joined]
-    plan = Plan(settings.to_dict(), count, paths, args.combine, args.protocol, str(dataset.path.resolve()), args.mirror)
+    plan = Plan(settings.to_dict(), count, paths, args.combine or "mean", args.protocol, str(dataset.path.resolve()), args.mirror)
     _check_fit(plan, joined, dataset)
     out.mkdir(parents=True, exist_ok=True)
     description = {**dataclasses.asdict(plan), "fingerprint": dataset.fingerprint, "failed": {}}
@@ -149,8 +149,8 @@ def _check_fit(plan: Plan, joined: Sequence[Member], dataset: FaceDataset) -> No
         faces = choose_faces(joined, dataset, plan.protocol)
         if not len(faces.fit_rows):
             raise DataError(
-                f"--combine {plan.combine} fits weights on validation faces, and every one of {dataset.path} was used to train a "
-                "member; combine by mean or vote, or name other data with --data"
+                f"--combine {plan.combine} fits weights on validation faces, and all of {dataset.path}, or all but a few (under "
+                f"{FEWEST_FACES}), were used to train a member; combine by mean or vote, or name other data with --data"
             )
 
 

@@ -116,6 +116,7 @@ def evaluate(
     write_json(folder / "metrics.json", result)
     for entry in judged:
         _write_tables(folder / entry.folder, entry, faces)
+    (folder / "report.html").unlink(missing_ok=True)  # one of an evaluation before
     if figures:
         _write_report(folder, judged, faces, result)
     return result

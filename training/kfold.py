@@ -109,7 +109,7 @@ def start_run(args: argparse.Namespace) -> KFoldRun:
     if "tensorboard" not in vars(args) and "tensorboard" not in from_file:
         args.tensorboard = False  # the report has the curves; logs of all folds cost more than a tenth of training a head
     settings = config.from_arguments(args, args.config).resolved()
-    config.refuse_idle(args, settings)
+    config.refuse_idle(config.given_settings(args), settings)
     dataset = load_dataset(settings, needed=())
     out = Path(settings.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{settings.arch}-kfold")
     protocol = args.protocol or targets.default_protocol(dataset)

@@ -20,11 +20,11 @@ from fer_keras import cli
 from fer_keras.data.balance import cells, check_strengths
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.evaluation.repeated import SEEDS_NOTE, judge_repeated
+from fer_keras.evaluation.repeated import drawn_text, judge_repeated, seeds_note
 from fer_keras.files import write_json, write_whole
 from training import variants
 from training.bias import check_columns, groups_provenance
-from training.config import TrainConfig
+from training.config import TrainConfig, given_settings, refuse_idle
 from training.variants import Variant, figure_text
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def mitigate(
         check_strengths(settings.new_pictures())
     faces, notes = variants.judged_faces(dataset, protocol, [settings])
     groups, known = variants.joined_groups(dataset, faces.rows, groups_by)
-    _check_test_groups(dataset, groups_by, groups[known], min_n, faces.split)
+    notes += _check_test_groups(dataset, groups_by, groups[known], min_n, faces.split)
     planned = {
         method: [
             Variant(f"{method}-seed{one.seed}", _balanced(one, method, by, target), rows)
@@ -91,7 +91,13 @@ def mitigate(
 
     judged = variants.judge(runs, variants.subset_faces(faces, known), groups[known])
     found = judge_repeated(
-        judged.correct, judged.groups, clusters=judged.clusters, min_n=min_n, repeats=repeats, seed=settings.seed
+        judged.correct,
+        judged.groups,
+        clusters=judged.clusters,
+        min_n=min_n,
+        repeats=repeats,
+        comparisons=(len(methods) - 1) * len(FIGURES),
+        seed=settings.seed,
     )
     differences = found.differences(0, range(1, len(methods)), FIGURES)
     small = [name for name, fits in zip(found.groups, found.compared, strict=True) if not fits]
@@ -107,7 +113,7 @@ def mitigate(
         "groups_from": groups_provenance(dataset, groups_by),
         "group_counts": dict(zip(found.groups, found.counts.tolist(), strict=True)),
         "seeds": [variant.settings.seed for variant in planned[methods[0]]],
-        "repeats": repeats,
+        "repeats": len(found.draws),
         "units": found.units,
         "before": methods[0],
         "methods": {
@@ -124,7 +130,7 @@ def mitigate(
             for index, method in enumerate(methods)
         },
         "differences": dict(zip(methods[1:], differences, strict=True)),
-        "notes": [*notes, *_sizes_note(methods, runs), BEST_NOTE, SEEDS_NOTE],
+        "notes": [*notes, *_sizes_note(methods, runs), BEST_NOTE, seeds_note(seeds)],
         "settings": settings.to_dict(),
         "out": str(out),
     }
@@ -148,19 +154,18 @@ def _checked_methods(methods: Sequence[str]) -> list[str]:
     return ordered
 
 
-def _check_test_groups(dataset: FaceDataset, columns: Sequence[str], there: Any, min_n: int, split: str) -> None:
-    """Raise DataError where a gap can't be measured, before anything is trained."""
+def _check_test_groups(dataset: FaceDataset, columns: Sequence[str], there: Any, min_n: int, split: str) -> list[str]:
+    """Raise DataError where a gap can't be measured, before anything is trained. Returns what a reader should know."""
     from collections import Counter
 
     counts = Counter(there.tolist())
     train, known = variants.joined_groups(dataset, dataset.rows("train"), columns)
-    if missing := sorted(set(train[known].tolist()) - set(counts)):
-        raise DataError(
-            f"no {split} face has {' & '.join(columns)} {missing[0]}; prepare the data with --split-by label,{','.join(columns)}"
-        )
+    missing = sorted(set(train[known].tolist()) - set(counts))
     if sum(count >= min_n for count in counts.values()) < 2:
         has = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
-        raise DataError(f"a gap needs two groups of {min_n} {split} faces or more, got {has}; add faces, or lower --min-n")
+        more = f"; prepare the data with --split-by label,{','.join(columns)}" if missing else ""
+        raise DataError(f"a gap needs two groups of {min_n} {split} faces or more, got {has}{more}; add faces, or lower --min-n")
+    return [f"no {split} face is in a group that training faces are in: {', '.join(missing)}"] if missing else []
 
 
 def _balanced(settings: TrainConfig, method: str, by: Sequence[str], target: int | None) -> TrainConfig:
@@ -282,7 +287,7 @@ def summary_text(result: Mapping[str, Any]) -> str:
     methods, apart = _shown_frames(result)
     head = (
         f"{result['n']} {result['split']} faces of {result['data']['name']} by {', '.join(result['groups_by'])}, protocol "
-        f"{result['protocol']}, {len(result['seeds'])} seeds, 95% intervals"
+        f"{result['protocol']}, 95% intervals over {drawn_text(result['units'], len(result['seeds']))}"
     )
     notes = [f"note: {note}" for note in result["notes"]]
     tables = [table.to_string(index=False) for table in (methods, apart)]
@@ -297,9 +302,9 @@ def _write_report(out: Path, result: Mapping[str, Any]) -> None:
     methods, apart = _shown_frames(result)
     about = (
         f"{result['n']} {result['split']} faces of {result['data']['name']}, protocol {result['protocol']}; cells balanced: "
-        f"{' x '.join(result['by'])}; gap between groups of {', '.join(result['groups_by'])}; {len(result['seeds'])} seeds a "
-        f"method, from {result['seeds'][0]} on; 95% intervals from {result['repeats']} bootstrap repeats over {result['units']} "
-        "and seeds; p two-sided, corrected by Holm for all comparisons in the table."
+        f"{' x '.join(result['by'])}; gap between groups of {', '.join(result['groups_by'])}; seeds of each method: "
+        f"{', '.join(map(str, result['seeds']))}; 95% intervals from {result['repeats']} bootstrap repeats over "
+        f"{drawn_text(result['units'], len(result['seeds']))}; p two-sided, corrected by Holm for all comparisons in the table."
     )
     caption = "Best is up and to the left. Square: before. Small points: single seeds. Lines: 95% intervals."
     meanings = [report.paragraph_html(f"{method}: {entry['meaning']}.") for method, entry in result["methods"].items()]
@@ -345,12 +350,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     by = cli.words(args.by)
-    settings = variants.base_settings(args)
+    settings, methods = variants.base_settings(args), _checked_methods(cli.words(args.methods))
+    refuse_idle(given_settings(args), *(_balanced(settings, method, by, args.target) for method in methods))
+    if args.target is not None and "augment" not in methods:
+        raise ConfigError("--target changes nothing here: it is for augment, which is not in --methods")
     out = Path(args.folder or f"runs/mitigate-{Path(settings.data or 'data').name}-{'-'.join(by)}")
     result = mitigate(
         settings,
         by,
-        cli.words(args.methods),
+        methods,
         args.seeds,
         out,
         target=args.target,

@@ -22,11 +22,11 @@ from fer_keras import cli
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.evaluation.fairness import UNKNOWN
-from fer_keras.evaluation.repeated import SEEDS_NOTE, judge_repeated
+from fer_keras.evaluation.repeated import drawn_text, judge_repeated, seeds_note
 from fer_keras.files import write_json, write_whole
 from training import variants
 from training.bias import check_columns, groups_provenance
-from training.config import TrainConfig
+from training.config import TrainConfig, given_settings, refuse_idle
 from training.variants import Variant, figure_text
 
 if TYPE_CHECKING:
@@ -145,7 +145,13 @@ def robustness(
 
     judged = variants.judge(runs, faces, groups)
     found = judge_repeated(
-        judged.correct, judged.groups, clusters=judged.clusters, min_n=min_n, repeats=repeats, seed=settings.seed
+        judged.correct,
+        judged.groups,
+        clusters=judged.clusters,
+        min_n=min_n,
+        repeats=repeats,
+        comparisons=(len(levels) - 1) * (len(np.unique(groups)) + 2),
+        seed=settings.seed,
     )
     figures = [*found.groups, "gap", "accuracy"]
     differences = found.differences(0, range(1, len(levels)), figures)
@@ -160,7 +166,7 @@ def robustness(
         "n_train": len(removal.rows[0]),
         "train_labels": removal.labels,
         "seeds": [variant.settings.seed for variant in planned[0]],
-        "repeats": repeats,
+        "repeats": len(found.draws),
         "units": found.units,
         "levels": [
             {
@@ -177,7 +183,7 @@ def robustness(
             for level, line in zip(levels[1:], differences, strict=True)
             for entry in line
         ],
-        "notes": [*notes, *test_notes, *_train_notes(dataset, removal), SEEDS_NOTE],
+        "notes": [*notes, *test_notes, *_train_notes(dataset, removal), seeds_note(seeds)],
         "settings": settings.to_dict(),
         "out": str(out),
     }
@@ -367,8 +373,8 @@ def summary_text(result: Mapping[str, Any]) -> str:
     """The result as tables for the terminal."""
     head = (
         f"{result['n']} {result['split']} faces of {result['data']['name']}, as many of each {result['removed']['column']}, "
-        f"protocol {result['protocol']}; {result['n_train']} training faces at each level, {len(result['seeds'])} seeds, "
-        "95% intervals"
+        f"protocol {result['protocol']}; {result['n_train']} training faces at each level, "
+        f"95% intervals over {drawn_text(result['units'], len(result['seeds']))}"
     )
     tables = [table.to_string(index=False) for table in _shown_frames(result)]
     notes = [f"note: {note}" for note in result["notes"]]
@@ -387,8 +393,9 @@ def _write_report(out: Path, result: Mapping[str, Any]) -> None:
     counts = ", ".join(f"{name} {count}" for name, count in result["test_counts"].items())
     about = (
         f"Tested on {result['n']} {result['split']} faces of {result['data']['name']} ({counts}), protocol {result['protocol']}. "
-        f"{result['n_train']} training faces at each level; {len(result['seeds'])} seeds a level, from {result['seeds'][0]} on; "
-        f"95% intervals from {result['repeats']} bootstrap repeats over {result['units']} and seeds; p two-sided, by Holm "
+        f"{result['n_train']} training faces at each level; seeds of each level: "
+        f"{', '.join(map(str, result['seeds']))}; 95% intervals from {result['repeats']} bootstrap repeats over "
+        f"{drawn_text(result['units'], len(result['seeds']))}; p two-sided, by Holm "
         "for all comparisons in the table."
     )
     caption = "Points: mean over seeds. Dashes: single seeds. Lines: 95% intervals."
@@ -427,6 +434,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     settings = variants.base_settings(args)
+    refuse_idle(given_settings(args), settings)
     name = f"robustness-{Path(settings.data or 'data').name}-{args.remove.replace('=', '-').lower()}"
     out = Path(args.folder or f"runs/{name}")
     result = robustness(

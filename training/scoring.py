@@ -6,6 +6,7 @@ a model and a data set may order them differently; faces are brought to the mode
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -293,7 +294,7 @@ def face_notes(faces: ScoredFaces, split: str | None) -> list[str]:
 
 def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
     """What a reader should know about how a model and the faces fit, one sentence each."""
-    from fer_keras.models.exported import read_metadata, splits_seen
+    from fer_keras.models.exported import read_metadata
 
     dataset, notes = faces.dataset, []
     if model.image_size != dataset.image_size:
@@ -305,19 +306,47 @@ def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
         notes.append(f"{model.key} also knows {', '.join(more)}, which this data does not have; such answers count as wrong")
     if faces.split != "train":
         if model.run is None:
-            splits = splits_seen(read_metadata(model.path)["trained_on"], dataset.fingerprint)
-            trained = rows_of(dataset, splits or ())
+            trained = rows_seen(read_metadata(model.path)["trained_on"], dataset)
         else:
-            trained = model.run.rows("train") if is_own(model.run, dataset) else ()
-        seen = len(np.intersect1d(faces.rows, trained))
+            trained = model.run.rows("train") if is_own(model.run, dataset) else None
+        seen = 0 if trained is None else len(np.intersect1d(faces.rows, trained))
         if seen:
             notes.append(f"{model.key} was trained on {seen} of these {len(faces.rows)} faces; its figures flatter it")
     return notes
 
 
 def rows_of(dataset: FaceDataset, splits: Iterable[str]) -> np.ndarray:
-    """int64 rows of some splits of a data set, none of no split."""
+    """int64 rows of some splits of a data set, in their order, none of no split."""
     return np.concatenate([np.empty(0, np.int64), *(dataset.rows(split) for split in splits)])
+
+
+def learnt_from(dataset: FaceDataset, *rows: np.ndarray) -> dict[str, Any]:
+    """What metadata tells of the rows, int64 (n,) each, that a model and what it is made of learnt from, for `rows_seen`: their
+    splits, and which of their faces.
+
+    "rows", left out where it is all of them, has a bit for each face of the splits, in base64.
+    """
+    learnt = np.concatenate(rows)
+    splits = sorted(set(dataset.manifest["split"].to_numpy(str)[learnt]))
+    chosen = np.isin(rows_of(dataset, splits), learnt)
+    return {"splits": splits, **({} if chosen.all() else {"rows": base64.b64encode(np.packbits(chosen)).decode()})}
+
+
+def rows_seen(trained_on: object, dataset: FaceDataset) -> np.ndarray | None:
+    """int64 rows of a data set that an exported model learnt from, by its metadata; None where it was trained on other data."""
+    from fer_keras.models.exported import splits_seen
+
+    splits = splits_seen(trained_on, dataset.fingerprint)
+    if splits is None:
+        return None
+    rows = rows_of(dataset, splits)
+    try:
+        bits = np.frombuffer(base64.b64decode(trained_on["rows"]), np.uint8)
+    except (KeyError, TypeError, ValueError):
+        bits = np.empty(0, np.uint8)
+    if len(bits) != (len(rows) + 7) // 8:
+        return rows  # not told, or not to be read: all of them, to be safe
+    return rows[np.unpackbits(bits, count=len(rows)).astype(bool)]
 
 
 def predict_rows(

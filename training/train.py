@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fer_keras import cli
 from fer_keras.errors import ConfigError, DataError, FerError
 from fer_keras.files import may_be_replaced
-from training import config
+from training import config, scoring
 
 if TYPE_CHECKING:
     from fer_keras.data.dataset import FaceDataset
@@ -54,7 +54,7 @@ def _train(args: argparse.Namespace) -> int:
             raise ConfigError(f"--resume goes on with the settings of the run; leave out --{given[0].replace('_', '-')}")
         return _resume(Path(args.resume))
     settings = config.from_arguments(args, args.config).resolved()
-    config.refuse_idle(args, settings)
+    config.refuse_idle(config.given_settings(args), settings)
     dataset = load_dataset(settings)
     run = start_run(settings, dataset)
     try:
@@ -186,6 +186,7 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
     from training.distillation import seen_before
     from training.evaluate import evaluate_run, summary_text
 
+    before = set().union(*seen_before(settings, dataset).values())
     report = evaluate_run(run)
     print(summary_text(report))
     print(f"Report: {Path(report['out']) / 'report.html'}")
@@ -202,7 +203,7 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
             "n_train": run.metrics.get("n_train"),
             "n_validation": run.metrics.get("n_validation"),
             "targets": settings.targets,
-            "splits": sorted({"train"}.union(*seen_before(settings, dataset).values())),
+            **scoring.learnt_from(dataset, run.rows("train"), scoring.rows_of(dataset, before)),
             **({"teacher": Path(settings.teacher).name, "teacher_share": settings.teacher_share} if settings.teacher else {}),
             **({"mean_of": run.metrics["mean_of"]} if "mean_of" in run.metrics else {}),
         },

@@ -6,12 +6,13 @@ command that was stopped goes on when it is given again.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +24,6 @@ from training import config, scoring
 from training.config import TrainConfig
 from training.run_folder import RunFolder
 from training.scoring import ScoredFaces
-
-if TYPE_CHECKING:
-    import argparse
 
 #: Settings that a command which trains many models sets itself.
 OWN_SETTINGS = ("out", "export", "overwrite", "saved_models")
@@ -63,8 +61,21 @@ def add_options(parser: cli.CommandParser, default_out: str, without: Sequence[s
             default=MIN_N,
             help="groups with fewer test faces are no part of the gap (default %(default)s)",
         )
-    parser.add_argument("--repeats", type=cli.positive_int, default=2000, help="repeats of the bootstrap (default %(default)s)")
+    parser.add_argument(
+        "--repeats",
+        type=_repeats,
+        default=2000,
+        help="repeats of the bootstrap at least; many differences want more of them (default %(default)s)",
+    )
     config.add_settings(parser, without=(*OWN_SETTINGS, *without))
+
+
+def _repeats(text: str) -> int:
+    from fer_keras.evaluation.fairness import LEAST_REPEATS
+
+    if (number := cli.positive_int(text)) < LEAST_REPEATS:
+        raise argparse.ArgumentTypeError(f"a 95% interval needs {LEAST_REPEATS} or more, got {number}")
+    return number
 
 
 def base_settings(args: argparse.Namespace) -> TrainConfig:

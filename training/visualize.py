@@ -14,7 +14,7 @@ import numpy as np
 
 from fer_keras.cli import CommandParser, positive_int, run
 from fer_keras.data.dataset import SPLITS, FaceDataset
-from fer_keras.errors import DataError
+from fer_keras.errors import ConfigError, DataError
 from fer_keras.files import write_json, write_whole
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def _look(dataset: FaceDataset, rows: np.ndarray, per_class: int, seed: int, spl
 
     from fer_keras.evaluation import dataset_plots as plots
     from fer_keras.evaluation.plots import plot_faces
+    from fer_keras.evaluation.report import column_names
 
     labels, manifest = dataset.labels, dataset.manifest
     classes = dataset.label_indices[rows]
@@ -104,7 +105,7 @@ def _look(dataset: FaceDataset, rows: np.ndarray, per_class: int, seed: int, spl
     overview.figures.append(("Brightness", "intensity", of, lambda: plots.plot_intensity(statistics, labels)))
     brightness = statistics.brightness
     _add_summary(overview, counts, brightness)
-    histogram = pd.DataFrame(statistics.histogram.T, columns=list(labels))
+    histogram = pd.DataFrame(statistics.histogram.T, columns=list(column_names(labels, ("level",), "label").values()))
     histogram.insert(0, "level", np.arange(256))
     overview.tables["intensity"] = histogram
     if dataset.has_votes:
@@ -244,6 +245,8 @@ def build_parser() -> CommandParser:
 
 
 def _command(args: argparse.Namespace) -> int:
+    if args.seed < 0:
+        raise ConfigError(f"--seed must be 0 or more, got {args.seed}")
     split = None if args.split == "all" else args.split
     folder = visualize(FaceDataset.load(args.data), out=args.out, per_class=args.per_class, seed=args.seed, split=split)
     print(f"overview: {folder / 'report.html'}")

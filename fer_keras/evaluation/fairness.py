@@ -27,7 +27,7 @@ MIN_CELL = 10
 ALPHA = 0.05
 JOIN = " & "
 _MOST_GROUPS = 50
-_LEAST_REPEATS = 100
+LEAST_REPEATS = 100
 #: Permutations, at least so many: near the bound that a corrected p must pass, fewer would let the seed decide.
 _PERMUTATIONS = 10_000
 #: ... and for each comparison made, so that the smallest p value survives the correction by a factor of five.
@@ -381,8 +381,8 @@ def _check(
     min_cell: int,
     repeats: int,
 ) -> None:
-    if repeats < _LEAST_REPEATS:
-        raise ConfigError(f"a 95% interval needs {_LEAST_REPEATS} repeats or more, got {repeats}")
+    if repeats < LEAST_REPEATS:
+        raise ConfigError(f"a 95% interval needs {LEAST_REPEATS} repeats or more, got {repeats}")
     if min_n < 2 or min_cell < 1:
         raise ConfigError(f"a group that is compared has 2 faces or more (of an emotion 1), got {min_n} and {min_cell}")
     if not len(truth):

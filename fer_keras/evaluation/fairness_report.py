@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fer_keras.evaluation.fairness import ALPHA
+from fer_keras.evaluation.report import column_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,6 +188,7 @@ def counts_frame(result: Mapping[str, Any]) -> pd.DataFrame:
     """Who is there: grouping, group, n, share, identities, compared, and the faces of each emotion."""
     import pandas as pd
 
+    columns = column_names(result["labels"], ("grouping", "group", "n", "share", "identities", "compared"), "label")
     lines = []
     for name, grouping in result["groupings"].items():
         known = sum(entry["n"] for entry in grouping["groups"].values())
@@ -195,10 +197,10 @@ def counts_frame(result: Mapping[str, Any]) -> pd.DataFrame:
             if entry["identities"] is not None:
                 line["identities"] = entry["identities"]
             line["compared"] = "too few" if entry["small"] else "yes"
-            lines.append({**line, **entry["labels"]})
+            lines.append({**line, **{columns[label]: count for label, count in entry["labels"].items()}})
         lines.append({"grouping": name, "group": "(unknown)", "n": grouping["unknown"]})
     frame = pd.DataFrame(lines)
-    whole = ["n", *(["identities"] if "identities" in frame else []), *result["labels"]]
+    whole = ["n", *(["identities"] if "identities" in frame else []), *columns.values()]
     return frame.astype(dict.fromkeys(whole, "Int64"))
 
 

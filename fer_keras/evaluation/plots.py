@@ -30,7 +30,11 @@ GRID = {"color": "#d9d9d9", "linewidth": 0.6}
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG."""
+    """A figure as the bytes of a PNG. Names of classes and groups are shown as they are: a $ begins no formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math("mathdefault" in text.get_text())  # which is what matplotlib itself writes, for 10 to a power
     if (layout := figure.get_layout_engine()) is not None:
         # Laid out once, here: with an engine in place savefig draws everything twice.
         layout.execute(figure)

@@ -13,15 +13,30 @@ from typing import Any
 
 import numpy as np
 
-from fer_keras.errors import DataError
+from fer_keras.errors import ConfigError, DataError
 from fer_keras.evaluation import fairness, resampling
 
 NOISE = "noise: no difference shown"
-#: Why intervals of few seeds are to be read with care.
-SEEDS_NOTE = (
-    "Intervals hold the chance of the test faces and of the training seeds: a bootstrap over both, the variance between seeds "
-    "enlarged by seeds / (seeds - 1). With three seeds that variance is itself known only roughly."
-)
+#: Repeats for each difference that is corrected for: so many that one alone, if no repeat is against it, gets p = 0.02.
+_REPEATS_EACH = 100
+
+
+def seeds_note(seeds: int) -> str:
+    """Why intervals of few seeds are to be read with care."""
+    if seeds == 1:
+        return (
+            "There is one training of each, so intervals hold the chance of the test faces only. Another seed may give other "
+            "figures: what is shown here is shown of these trainings, not of what differs between them."
+        )
+    return (
+        "Intervals hold the chance of the test faces and of the training seeds: a bootstrap over both, the variance between "
+        "seeds enlarged by seeds / (seeds - 1). With three seeds that variance is itself known only roughly."
+    )
+
+
+def drawn_text(units: str, seeds: int) -> str:
+    """What intervals are over, such as "faces and seeds"."""
+    return f"{units} and seeds" if seeds > 1 else f"{units} of one training each"
 
 
 @dataclass(frozen=True)
@@ -123,14 +138,20 @@ def judge_repeated(
     clusters: np.ndarray | None = None,
     min_n: int = fairness.MIN_N,
     repeats: int = 2000,
+    comparisons: int = 1,
     seed: int = 0,
 ) -> Repeated:
     """Judge trainings on the same faces.
 
     correct: bool (v, s, n): variant, seed, face. groups: str (n,), every one known. clusters: str (n,), identities, drawn whole
     where known. min_n: groups with fewer faces are shown, but are no part of the gap.
-    Raises DataError where fewer than two groups have `min_n` faces.
+    repeats: of the bootstrap, 100 or more. comparisons: how many differences will be asked for; they are corrected for each
+    other, which may want more repeats than were given, since no p is under 2 / repeats.
+    Raises DataError where fewer than two groups have `min_n` faces, ConfigError for too few repeats.
     """
+    if repeats < fairness.LEAST_REPEATS:
+        raise ConfigError(f"a 95% interval needs {fairness.LEAST_REPEATS} repeats or more, got {repeats}")
+    repeats = max(repeats, _REPEATS_EACH * comparisons)
     names, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
     counts = np.bincount(group, minlength=len(names))
     compared = counts >= min_n

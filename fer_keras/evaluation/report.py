@@ -6,7 +6,7 @@ import base64
 import html
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,12 @@ def html_page(title: str, sections: Sequence[tuple[str, str]]) -> str:
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
         f"<h1>{escape(title)}</h1>\n{navigation}" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
     )
+
+
+def column_names(names: Iterable[str], taken: Iterable[str], kind: str) -> dict[str, str]:
+    """A column for each name, which people chose: the name itself, or "KIND NAME" where a table has a column called so."""
+    there = set(taken)
+    return {name: f"{kind} {name}" if name in there else name for name in names}
 
 
 def escape(text: object) -> str:

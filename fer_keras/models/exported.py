@@ -471,7 +471,7 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         *_members(metadata.get("members") or ()),
         "## Trained on",
         "",
-        *_facts(metadata["trained_on"]),
+        *_facts(_without_rows(metadata["trained_on"])),
         "",
         "## Figures",
         "",
@@ -516,6 +516,13 @@ def _members(members: Sequence[Mapping[str, Any]]) -> list[str]:
         cells = (member.get("name"), member.get("architecture"), member.get("weight"), member.get("accuracy"))
         lines.append("| " + " | ".join(map(_number, cells)) + " |")
     return [*lines, ""]
+
+
+def _without_rows(trained_on: Any) -> Any:
+    """What the card tells of the training data; "rows" is for programs."""
+    if isinstance(trained_on, Mapping):
+        return {key: fact for key, fact in trained_on.items() if key != "rows"}
+    return trained_on
 
 
 def _facts(value: Any) -> list[str]:

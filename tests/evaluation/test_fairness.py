@@ -233,6 +233,23 @@ def test_nothing_in_words_promises_fairness(audited):
     assert "unbiased" not in text and "fair" not in text.replace("fairlearn", "")
 
 
+def test_a_class_called_like_a_column_has_one_of_its_own(audited):
+    result = dict(audited[3])
+    named = {LABELS[0]: "n", LABELS[1]: "share"}
+    result["labels"] = [named.get(label, label) for label in result["labels"]]
+    result["groupings"] = {
+        name: {**grouping, "groups": {
+            group: {**entry, "labels": {named.get(label, label): count for label, count in entry["labels"].items()}}
+            for group, entry in grouping["groups"].items()
+        }}
+        for name, grouping in result["groupings"].items()
+    }  # fmt: skip
+    plain, counts = fairness_report.counts_frame(audited[3]), fairness_report.counts_frame(result)
+    assert counts["n"].tolist() == plain["n"].tolist()
+    assert counts["label n"].equals(plain[LABELS[0]].rename("label n"))
+    assert counts["label share"].equals(plain[LABELS[1]].rename("label share"))
+
+
 def test_tables_and_figures_hold_every_group(audited):
     result = audited[3]
     counts = fairness_report.counts_frame(result)

@@ -53,6 +53,13 @@ def test_confusion_shows_counts_and_shares_of_each_true_label():
     assert shares == ["0.75", "0.25", "0.00", "0.00", "1.00", "0.00", "0.00", "0.00", "0.00"]
 
 
+def test_a_dollar_in_a_name_begins_no_formula():
+    named = plots.plot_confusion([[1, 2], [3, 4]], ["a$_$", "b$_2$"], "all for $5 and $_$")
+    plain = plots.plot_confusion([[1, 2], [3, 4]], ["a", "b2"], "all for 5 and")
+    assert size_of(named) == size_of(plain)
+    assert plots.png_bytes(named) != plots.png_bytes(plain)
+
+
 @pytest.mark.parametrize("draw", [plots.plot_roc, plots.plot_precision_recall])
 def test_curves_leave_out_a_label_that_no_face_has(draw, scores):
     figure = draw(*scores, LABELS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fer_keras.errors import DataError
+from fer_keras.errors import ConfigError, DataError
 from fer_keras.evaluation.fairness import bootstrap_gap
 from fer_keras.evaluation.repeated import NOISE, judge_repeated
 
@@ -31,6 +31,15 @@ def test_figures_are_those_worked_out_by_hand():
     assert (figures["gap"]["worst_group"], figures["gap"]["best_group"]) == ("b", "a")
     assert figures["worst"]["mean"] == pytest.approx(1 / 4)
     assert {name: group["n"] for name, group in figures["groups"].items()} == {"a": 4, "b": 2, "c": 1}
+
+
+def test_what_is_plain_is_shown_however_many_differences_are_asked_for():
+    correct, groups = answers([(0.1, 0.1), *[(0.95, 0.95)] * 30], 1, 60, np.random.default_rng(0))
+    found = judge_repeated(correct, groups, repeats=100, comparisons=90)
+    lines = found.differences(0, range(1, 31), ("accuracy", "a", "b"))
+    assert all(entry["shown"] and entry["p_holm"] < 0.05 for line in lines for entry in line)
+    with pytest.raises(ConfigError, match="100 repeats or more, got 99"):
+        judge_repeated(correct, groups, repeats=99)
 
 
 def test_one_training_has_the_interval_of_theory_and_the_gap_of_the_bias_report():

@@ -89,11 +89,29 @@ def test_the_report_names_what_was_changed(out, dataset, capsys):
         (["--vary", "the same: flip=true"], "changes nothing"),
         (["--vary", "a: seed=3"], "can't change seed"),
         (["--vary", "a: lr=1", "--vary", "a: lr=2"], "one of that name"),
+        (["--vary", "a: finetune_lr=1e-5"], "--vary 'a': --finetune-lr changes nothing here"),
+        (["--vary", "a: lr=1", "--no-augment", "--zoom", "0.4"], "--zoom changes nothing here"),
     ],
 )
 def test_what_does_not_fit_is_refused(dataset, tmp_path, capsys, words, expected):
     assert expected in refused(ablate.main, capsys, "--data", dataset.path, "--out", tmp_path / "out", *words)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_seed_is_told_for_what_it_is(out, result):
+    assert any("There is one training of each" in note for note in result["notes"])
+    page = (out / "report.html").read_text()
+    assert "95% intervals over faces of one training each" in page and "and seeds" not in page
+
+
+def test_classes_without_a_face_are_no_part_of_macro_f1(monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(ablate.variants, "predicted_key", lambda run, mirrored: run)
+    truth = np.repeat([0, 1], 10)
+    said = np.where(np.arange(20) == 0, 2, truth)  # one of the first class is called the third, of which there is none
+    judged = SimpleNamespace(faces=SimpleNamespace(truth=truth), predicted={"run": said})
+    assert ablate._macro_f1(judged, ["run"], False)["mean"] == pytest.approx((18 / 19 + 1) / 2)
 
 
 def test_values_are_read_as_in_a_config_file():

@@ -74,6 +74,8 @@ def test_random_face_follows_the_seed_and_the_split(trained, capsys):
     argv = ["--model", trained.exported, "--data", trained.data, "--select", "rand", "--split", "test"]
     first = apply(capsys, *argv, "--seed", 5)
     assert "(test)" in first
+    everywhere = ["--model", trained.exported, "--data", trained.data, "--select", "3"]
+    assert apply(capsys, *everywhere, "--split", "all") == apply(capsys, *everywhere)
     assert first == apply(capsys, *argv, "--seed", 5)
     assert len({apply(capsys, *argv, "--seed", seed).splitlines()[0] for seed in range(4)}) > 1
 
@@ -83,8 +85,8 @@ def test_whole_set_and_a_fraction_print_the_figures(trained, capsys):
     dataset = FaceDataset.load(trained.data)
     predicted = load_exported(trained.exported).predict(np.asarray(dataset.faces)).argmax(axis=1)
     accuracy = (predicted == [LABELS.index(name) for name in dataset.manifest["label"]]).mean()
-    for everything in ("all", "1.0"):
-        printed = apply(capsys, *argv, "--select", everything)
+    for everything in (["all"], ["1.0"], ["all", "--split", "all"]):
+        printed = apply(capsys, *argv, "--select", *everything)
         assert "324 train+validation+test faces" in printed
         assert f"{accuracy:.3f}" in printed
     assert "33 train+validation+test faces" in apply(capsys, *argv, "--select", "0.1")

@@ -159,6 +159,19 @@ def test_where_no_gap_can_be_told_a_sentence_says_so(trained, tmp_path, capsys):
     assert "none can be told: nowhere do two groups have" in out
 
 
+def test_nothing_is_left_of_an_audit_before(trained, groups, tmp_path):
+    data = write(tmp_path / "faces", *groups)
+    out = tmp_path / "out"
+    argv = ["--model", str(trained.exported), "--data", str(data.path), "--no-figures", "--out", str(out), "--by"]
+    assert main([*argv, "gender,age_group"]) == 0
+    assert (out / "intersections.csv").is_file()
+    (out / "report.html").write_text("of an audit before")
+    (out / "mine.txt").write_text("kept")
+    assert main([*argv, "gender"]) == 0
+    assert not (out / "intersections.csv").exists() and not (out / "report.html").exists()
+    assert (out / "mine.txt").read_text() == "kept"
+
+
 # bad input
 
 

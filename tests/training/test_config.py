@@ -74,7 +74,7 @@ def test_what_a_file_holds_for_another_network_is_left_alone(tmp_path):
     file.write_text("arch: densenet\nfrozen_epochs: 3\ndark: 0.8\nbalance: label\nbalance_power: 0.3\n")
     words = ["--config", str(file), "--arch", "cnn", "--no-augment", "--balance", "none", "--epochs", "2"]
     args = train.build_parser().parse_args(words)
-    config.refuse_idle(args, config.from_arguments(args, args.config).resolved())
+    config.refuse_idle(config.given_settings(args), config.from_arguments(args, args.config).resolved())
 
 
 def test_underscores_are_read_as_hyphens():

@@ -12,8 +12,9 @@ import pytest
 from bands import LABELS, banded_faces, write_faces
 
 from fer_keras.errors import FerError
-from training import ensemble
+from training import combining, ensemble, scoring
 from training.combining import choose_faces
+from training.run_folder import RunFolder
 
 TINY = ["--arch", "cnn", "--layers", "8", "--convs-per-stage", "1", "--epochs", "8", "--lr", "0.02", "--batch-size", "32"]
 TINY += ["--no-augment", "--no-tensorboard", "--precision", "float32"]
@@ -169,11 +170,19 @@ def test_a_finished_ensemble_is_left_alone(inside, capsys):
     assert "is finished: saved_models/pair" in capsys.readouterr().out
 
 
+def test_an_ensemble_that_can_not_go_on_keeps_its_folder(inside, capsys):
+    shutil.copytree("runs/pair", "runs/lost", ignore=shutil.ignore_patterns("member-*"))
+    described = json.loads(Path("runs/lost/ensemble.json").read_text())
+    Path("runs/lost/ensemble.json").write_text(json.dumps({**described, "members": 0, "join": ["runs/gone", "runs/pair"]}))
+    Path("runs/lost/metrics.json").unlink(missing_ok=True)
+    Path("runs/lost/notes.txt").write_text("mine")
+    assert "there is no model runs/gone" in refused(capsys, "--resume", "runs/lost")
+    assert Path("runs/lost/notes.txt").read_text() == "mine"
+
+
 @pytest.fixture(scope="module")
 def idle(made):
     """A run that says the same of every face."""
-    from training.run_folder import RunFolder
-
     folder = shutil.copytree(made / "runs/pair/member-01", made / "runs/idle")
     model = RunFolder.open(folder).load_model("best")
     kernel, bias = model.get_layer("logits").get_weights()
@@ -245,6 +254,17 @@ def test_folds_join_and_faces_that_one_was_trained_on_are_left_out(inside):
     assert faces.split == "test"
     assert list(faces.rows) == list(range(296, 324))
     assert any("56 of 84 test faces were used to train a member and are left out" in note for note in faces.notes)
+    # The ensemble of both tells what it learnt from, and is judged as they are.
+    said = combining._trained_on(members, dataset)
+    assert said["splits"] == ["test", "train"]
+    seen = scoring.rows_seen(said, dataset)
+    assert sorted(seen) == sorted({*RunFolder.open("runs/folds/fold-01").rows("train"), *range(240, 296)})
+    assert set(scoring.rows_seen({**said, "rows": "lost"}, dataset)) > set(seen)
+    # Where nearly all are gone, those that were seen are scored: nothing is left out, and no note says so.
+    pd.DataFrame({"row": np.arange(250, 324), "split": "train"}).to_csv("runs/folds/fold-02/rows.csv", index=False)
+    pd.DataFrame({"row": np.arange(242), "split": "train"}).to_csv("runs/folds/fold-01/rows.csv", index=False)
+    faces = choose_faces(members, dataset, None)
+    assert len(faces.rows) == 84 and not any("left out" in note for note in faces.notes)
 
 
 def test_where_members_saw_everything_nothing_is_fitted_and_a_note_says_that_it_flatters(inside, capsys):
@@ -258,7 +278,7 @@ def test_where_members_saw_everything_nothing_is_fitted_and_a_note_says_that_it_
     assert len(faces.fit_rows) == 0 and len(faces.rows) == 84
     assert "all figures flatter, and no weights are fitted" in faces.notes[-1]
     line = refused(capsys, "--join", "runs/all-1", "runs/all-2", "--combine", "weighted", "--out", "runs/never")
-    assert "fits weights on validation faces, and every one of" in line
+    assert "fits weights on validation faces, and all of" in line and "or all but a few (under 20)" in line
     assert not (inside / "runs/never").exists()
 
 
@@ -301,6 +321,7 @@ def test_random_architectures_are_drawn_by_seeds_that_other_ensembles_do_not_sha
         (["--members", "2", "--data", "bands", "--option", "colour=red"], "random_cnn has no option 'colour'"),
         (["--members", "2", "--data", "bands", "--balance", "age"], "can't balance by age"),
         (["--resume", "runs/pair", "--epochs", "3"], "leave out --epochs"),
+        (["--resume", "runs/pair", "--combine", "vote"], "leave out --combine"),
         (["--resume", "runs/pair/member-01"], "lacks ensemble.json"),
         (["--join", "runs/unfinished", "runs/pair"], "is not trained yet; finish it with python -m training.train --resume"),
     ],

@@ -271,6 +271,26 @@ def test_a_fold_is_evaluated_on_its_own_test_faces(done, tmp_path, capsys):
     assert "tested on different rows" in capsys.readouterr().err
 
 
+def test_an_exported_fold_knows_which_faces_it_was_trained_on(done, dataset, tmp_path, monkeypatch, capsys):
+    from training import scoring, train
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(done, tmp_path / "copy")
+    of_test = dataset.rows("test")
+    fold = next(run for run in folds_of(tmp_path / "copy") if set(run.rows("train")) & set(of_test))
+    assert train.main(["--resume", str(fold.path)]) == 0
+    (exported,) = (tmp_path / "saved_models").iterdir()
+    trained = set(fold.rows("train"))
+    metadata = json.loads((exported / "metadata.json").read_text())
+    assert "test" in metadata["trained_on"]["splits"]
+    assert set(scoring.rows_seen(metadata["trained_on"], dataset)) == trained
+    assert metadata["trained_on"]["rows"] not in (exported / "README.md").read_text()
+    capsys.readouterr()
+    assert evaluate.main(["--model", str(exported), "--data", str(dataset.path), "--split", "test", "--no-figures"]) == 0
+    both = len(trained & set(of_test))
+    assert f"was trained on {both} of these {len(of_test)} faces; its figures flatter it" in capsys.readouterr().out
+
+
 def test_a_fold_without_a_judged_face_is_told_as_such(done):
     result = {"fold": 2, "accuracy": {"best": None, "final": None}, "best_epoch": 1, "epochs": 2, "seconds": 1.0}
     assert "Fold 2 of 3: accuracy -, -; best epoch 1 of 2" in kfold._fold_line(KFoldRun.open(done), result, "1/3")

@@ -152,18 +152,44 @@ def test_bad_input_is_refused_before_anything_is_trained(data, tmp_path, capsys,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_group_without_test_faces_is_named(tmp_path, capsys):
-    with DatasetWriter(tmp_path / "data", image_size=32, channels=1) as writer:
+def blank_faces(path, genders):
+    """40 faces to train, 10 to validate and 70 to test, of these genders."""
+    with DatasetWriter(path, image_size=32, channels=1) as writer:
         for _ in range(120):
             writer.add(np.zeros((32, 32, 1), np.uint8))
         columns = {
             "label": [LABELS[index % 2] for index in range(120)],
             "split": ["train"] * 40 + ["validation"] * 10 + ["test"] * 70,
-            "gender": ["female", "male"] * 20 + ["male"] * 80,
+            "gender": genders,
             "kept": [True] * 120,
             "reason": [""] * 120,
             "source": [""] * 120,
         }
-        data = writer.finish(columns, labels=LABELS[:2], group_columns=("gender",))
+        return writer.finish(columns, labels=LABELS[:2], group_columns=("gender",))
+
+
+def test_where_one_group_only_is_tested_the_way_out_is_told(tmp_path, capsys):
+    data = blank_faces(tmp_path / "data", ["female", "male"] * 20 + ["male"] * 80)
     assert command(data, tmp_path / "out") == 2
-    assert "no test face has gender female; prepare the data with --split-by label,gender" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "two groups of 30 test faces or more, got male 70; prepare the data with --split-by label,gender; add faces" in told
+
+
+def test_a_small_group_without_test_faces_is_noted_and_the_others_are_compared(tmp_path):
+    data = blank_faces(tmp_path / "data", ["other"] + ["female", "male"] * 59 + ["male"])
+    there = data.manifest["gender"].to_numpy(str)[data.rows("test")]
+    (note,) = mitigate._check_test_groups(data, ["gender"], there, 10, "test")
+    assert note == "no test face is in a group that training faces are in: other"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--methods", "weight", "--dro-step", "0.5"], "--dro-step changes nothing here: it is for --balance-by dro"),
+        (["--methods", "weight", "--target", "50"], "--target changes nothing here: it is for augment"),
+        (["--methods", "weight", "--frozen-epochs", "3"], "--frozen-epochs changes nothing here: it is for a densenet"),
+        (["--repeats", "1"], "a 95% interval needs 100 or more, got 1"),
+    ],
+)
+def test_flags_that_no_method_needs_are_refused(data, tmp_path, capsys, words, expected):
+    test_bad_input_is_refused_before_anything_is_trained(data, tmp_path, capsys, words, expected)

@@ -150,6 +150,11 @@ def test_an_empty_split_is_one_line_and_leaves_nothing(dataset, tmp_path, capsys
     assert not out.exists()
 
 
+def test_a_negative_seed_is_refused(dataset, capsys):
+    assert main(["--data", str(dataset.path), "--seed", "-1"]) == 2
+    assert "--seed must be 0 or more, got -1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["--split", "holdout"], ["--per-class", "0"]])
 def test_a_wrong_option_is_refused(dataset, arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
