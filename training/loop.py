@@ -309,7 +309,7 @@ class _Training:
             phase.epochs,
             steps,
             f"{sum(int(np.prod(v.shape)) for v in net.trainable_variables):,}",
-            net.dtype_policy.name,
+            _precision(net),
         )
         before = state.seconds.get(phase.name, 0.0)
         recorder = _make_recorder(self, net, phase, stop, lambda: before + time.monotonic() - started)
@@ -527,6 +527,11 @@ def reseed_dropout(net: keras.Model, seed: int, epoch: int) -> None:
         variable.assign(keras.ops.cast(words % 2**31, variable.dtype))
 
 
+def _precision(net: keras.Model) -> str:
+    """The policy that a model computes by. Its own is always float32, since its layers were made one by one."""
+    return next((layer.dtype_policy.name for layer in net._flatten_layers() if layer.dtype_policy.name != "float32"), "float32")
+
+
 def _make_recorder(
     training: _Training, net: keras.Model, phase: _Phase, stop: threading.Event, seconds: Callable[[], float]
 ) -> keras.callbacks.Callback:
@@ -553,7 +558,7 @@ def _make_recorder(
             if not math.isfinite(logs["loss"]):
                 self.bar.close()
                 where = f"in epoch {len(state.history) + 1}, batch {batch + 1}"
-                other = "" if net.dtype_policy.name == "float32" else ", or train with --precision float32"
+                other = "" if _precision(net) == "float32" else ", or train with --precision float32"
                 raise TrainingError(f"the loss became {logs['loss']} {where}; lower the learning rate (now {phase.lr:g}){other}")
             if not self.bar.disable:
                 self.bar.set_postfix(loss=f"{logs['loss']:.3f}", accuracy=f"{logs['accuracy']:.3f}")

@@ -96,7 +96,8 @@ def test_augmented_views_are_used(dense, dataset, tmp_path):
 
 
 def test_without_a_frozen_phase_the_whole_network_learns_from_scratch(dataset, tmp_path, eagerly):
-    settings = {**DENSE, "frozen_epochs": 0, "finetune_epochs": 1, "batch_size": 30}
+    # In float32, since the first two steps of Adam in bfloat16 follow noise; some epochs later nothing is left of that.
+    settings = {**DENSE, "frozen_epochs": 0, "finetune_epochs": 1, "batch_size": 30, "precision": "float32"}
     run, _ = fit(dataset, tmp_path / "scratch", **settings)
     assert history(run)["phase"].tolist() == ["scratch"]
     # Statistics that lag behind the weights had a loss of 8 here, chance 1.1.
