@@ -114,7 +114,7 @@ function showRecording(recording) {
   const on = Boolean(recording?.active);
   byId("recording-sign").hidden = !on;
   byId("recording-text").textContent = on ? `Recording results, ${recording.rows} rows` : "";
-  byId("record").setAttribute("aria-pressed", String(on));
+  byId("record").classList.toggle("on", on);
   byId("record").textContent = on ? "Stop recording" : "Record results";
   byId("results").hidden = !recording;
   byId("results").href = at("/api/results.csv");
@@ -131,7 +131,7 @@ byId("pause").addEventListener("click", () => {
   if (paused) keepStill();
   still.hidden = !paused;
   picture.hidden = paused;
-  byId("pause").setAttribute("aria-pressed", String(paused));
+  byId("pause").classList.toggle("on", paused);
   byId("pause").textContent = paused ? "Go on" : "Pause";
   say(paused ? "Paused for you; others still see the stream." : "");
   update();

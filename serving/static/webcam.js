@@ -7,39 +7,51 @@ const people = new People(byId("webcam-people"));
 const sentSide = 640; // px; more would take longer to send and tell the model nothing more
 const session = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 let stream = null;
+let wish = 0; // number of the latest start or stop; a visitor may take long to allow the camera, and think otherwise meanwhile
 
-export async function stopWebcam() {
+function showState() {
+  byId("webcam-toggle").textContent = stream ? "Stop my webcam" : "Start my webcam";
+  byId("webcam-toggle").classList.toggle("on", Boolean(stream));
+}
+
+export function stopWebcam() {
+  wish += 1;
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;
   video.srcObject = null;
   boxes.getContext("2d").clearRect(0, 0, boxes.width, boxes.height);
   people.show([], "");
   byId("webcam-rate").textContent = "";
-  byId("webcam-toggle").textContent = "Start my webcam";
-  byId("webcam-toggle").setAttribute("aria-pressed", "false");
+  showState();
 }
 
 byId("webcam-toggle").addEventListener("click", async () => {
   if (stream) {
-    await stopWebcam();
+    stopWebcam();
     return;
   }
   if (!navigator.mediaDevices) {
     say("Browsers give a page the camera only over https or on localhost.", true);
     return;
   }
+  const mine = ++wish;
+  let camera = null;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, facingMode: "user" }, audio: false });
+    camera = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, facingMode: "user" }, audio: false });
   } catch (error) {
-    say(`The camera can't be used: ${error.message}`, true);
+    if (mine === wish) say(`The camera can't be used: ${error.message}`, true);
     return;
   }
+  if (mine !== wish) {
+    camera.getTracks().forEach((track) => track.stop());
+    return;
+  }
+  stream = camera;
   say("");
-  byId("webcam-toggle").textContent = "Stop my webcam";
-  byId("webcam-toggle").setAttribute("aria-pressed", "true");
+  showState();
   video.srcObject = stream;
-  await video.play();
-  send(stream);
+  await video.play().catch(() => {}); // stopped meanwhile, which `send` sees
+  send(camera);
 });
 
 async function send(mine) {

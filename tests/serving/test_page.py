@@ -160,7 +160,7 @@ def test_pause_keeps_the_picture_and_ends_the_connections(page, server):
     by_id(page, "pause").click()
     wait_until(lambda: stream.status()["viewers"] == stream.status()["listeners"] == 0)
     assert by_id(page, "still").is_displayed() and not by_id(page, "picture").is_displayed()
-    assert by_id(page, "pause").get_attribute("aria-pressed") == "true"
+    assert by_id(page, "pause").text == "Go on" and by_id(page, "pause").get_attribute("aria-pressed") is None
     by_id(page, "pause").click()
     wait_until(lambda: stream.status()["viewers"] == 1)
 
@@ -221,14 +221,53 @@ def test_a_file_that_is_no_picture_is_told_kindly(browser, server, tmp_path):
     browser.get_log("browser")  # the refused request is in the console, as it should be
 
 
-def test_the_visitors_own_webcam_is_analysed(page):
+def test_the_visitors_own_webcam_is_analysed_and_only_while_wanted(page):
+    """The visitor is slow to allow the camera: as often as it was asked for, `allow` is called."""
+    page.execute_script("""
+        const media = navigator.mediaDevices;
+        const get = media.getUserMedia.bind(media);
+        window.waiting = [];
+        window.tracks = [];
+        window.sent = 0;
+        media.getUserMedia = async (wanted) => {
+            await new Promise((allow) => waiting.push(allow));
+            const given = await get(wanted);
+            tracks.push(...given.getTracks());
+            return given;
+        };
+        window.allow = () => waiting.splice(0).forEach((each) => each());
+        const ask = window.fetch;
+        window.fetch = (url, ...rest) => {
+            sent += String(url).startsWith("/api/webcam");
+            return ask(url, ...rest);
+        };
+    """)
+
+    def allow(asked):
+        wait_until(lambda: page.execute_script("return waiting.length") == asked)
+        page.execute_script("tracks.length = 0; allow()")
+        wait_until(lambda: page.execute_script("return tracks.length") == asked)
+        time.sleep(0.5)
+
+    def on():
+        return page.execute_script("return tracks.filter((each) => each.readyState === 'live').length")
+
     by_id(page, "tab-webcam").click()
     by_id(page, "webcam-toggle").click()
+    by_id(page, "tab-upload").click()  # left while asked
+    allow(1)
+    assert on() == 0 and page.execute_script("return sent") == 0
+    by_id(page, "tab-webcam").click()
+    by_id(page, "webcam-toggle").click()
+    by_id(page, "webcam-toggle").click()
+    allow(2)
+    assert on() == 1 and by_id(page, "webcam-toggle").text == "Stop my webcam"
     wait_until(lambda: len(people(page, "webcam-people")) == 2, 30)
     wait_until(lambda: "pictures/s" in by_id(page, "webcam-rate").text)
     picture(page, "webcam")
     by_id(page, "webcam-toggle").click()
     wait_until(lambda: not people(page, "webcam-people"))
+    assert on() == 0
 
 
 def test_tabs_are_walked_by_arrow_keys_and_everything_has_a_name(page):
