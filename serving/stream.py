@@ -78,10 +78,12 @@ class Slot:
         self._changed = threading.Condition()
 
     def put(self, frame: Frame, stop: threading.Event) -> bool:
-        """Returns whether an older frame had to give way."""
+        """Returns whether an older frame had to give way. Once `stop` is set, nothing is put."""
         with self._changed:
             while self.keep_all and self._frame is not None and not stop.is_set():
                 self._changed.wait(TICK_S)
+            if stop.is_set():
+                return False
             dropped, self._frame = self._frame, frame
             self._changed.notify_all()
             if dropped is not None and dropped.restarted and not frame.restarted:

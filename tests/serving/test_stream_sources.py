@@ -179,3 +179,6 @@ def test_a_file_slot_waits_until_each_frame_was_taken():
         taken.append(slot.take(5).time_s)
     writer.join(5)
     assert taken == [0, 1, 2, 3, 4]
+    slot.put(frame(5), stop)
+    stop.set()
+    assert slot.put(frame(6), stop) is False and slot.take(0).time_s == 5  # nothing is skipped at the end either
