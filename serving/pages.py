@@ -123,7 +123,9 @@ def refused(error: RequestError) -> Any:
 @pages.app_errorhandler(NotFound)
 def missing(error: NotFound) -> Any:
     """A page for people, JSON for programs."""
-    if request.method == "GET" and request.accept_mimetypes.best == "text/html" and not request.path.startswith("/api/"):
+    # Chrome takes signed exchanges as gladly as pages, so what it likes best is neither of the two.
+    wants_page = request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
+    if request.method == "GET" and wants_page and not request.path.startswith("/api/"):
         return render_template("message.html", title="Not found", text="There is no such page."), 404
     return answer_error(error)
 
