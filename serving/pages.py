@@ -149,15 +149,20 @@ def _showable(file: Path) -> bool:
 
 
 def _confusion(path: Path) -> dict[str, Any] | None:
-    """The table confusion.csv that `training.evaluate` writes: rows are the true labels, columns the predicted ones."""
+    """The table confusion.csv that `training.evaluate` writes: rows are the true labels, columns the predicted ones.
+
+    None where there is none, or it is damaged.
+    """
     file = path / "confusion.csv"
     if not file.is_file() or file.is_symlink():
         return None
-    with file.open(encoding="utf-8", newline="") as lines:
-        head, *rows = list(csv.reader(lines))
     try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            head, *rows = csv.reader(lines)
         counts = [[int(float(cell)) for cell in row[1:]] for row in rows]
-    except ValueError:
+    except (ValueError, OverflowError, csv.Error):
         return None
-    cells = [[(count, count / max(1, sum(row))) for count in row] for row in counts if len(row) == len(head) - 1]
-    return {"predicted": head[1:], "rows": list(zip([row[0] for row in rows], cells, strict=False))}
+    if not head or any(len(row) != len(head) for row in rows):
+        return None
+    cells = [[(count, count / max(1, sum(row))) for count in row] for row in counts]
+    return {"predicted": head[1:], "rows": list(zip([row[0] for row in rows], cells, strict=True))}
