@@ -1,5 +1,5 @@
 // The visitor's own camera: pictures go to the server one at a time, answers are drawn over the video.
-import { ask, byId, drawBoxes, People, say } from "./common.js";
+import { ask, byId, drawBoxes, People, say, Trouble } from "./common.js";
 
 const video = byId("webcam-video");
 const boxes = byId("webcam-boxes");
@@ -56,6 +56,7 @@ byId("webcam-toggle").addEventListener("click", async () => {
 
 async function send(mine) {
   const canvas = document.createElement("canvas");
+  const trouble = new Trouble();
   let count = 0;
   let since = performance.now();
   while (stream === mine) {
@@ -74,6 +75,7 @@ async function send(mine) {
       const answer = await ask(`/api/webcam?${query}`, { method: "POST", headers: { "Content-Type": "image/jpeg" }, body: blob });
       const { faces } = await answer.json();
       if (stream !== mine) return;
+      trouble.over();
       boxes.width = canvas.width;
       boxes.height = canvas.height;
       drawBoxes(boxes.getContext("2d"), faces, model);
@@ -86,7 +88,8 @@ async function send(mine) {
         since = performance.now();
       }
     } catch (error) {
-      say(error.message, true);
+      if (stream !== mine) return;
+      trouble.tell(error.message);
       await new Promise((done) => setTimeout(done, 2000));
     }
   }

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import requests
 from films import uneven_film
-from live_server import MODEL, ROOT, TWIN_LABELS, camera, encoded, overlap, serving, switch_off, wait_until
+from live_server import MODEL, ROOT, TWIN_LABELS, camera, encoded, free_port, overlap, serving, switch_off, wait_until
 
 from fer_keras.detectors import create_detector
 from fer_keras.inference.recognizer import Recognizer
@@ -812,12 +812,6 @@ def start(command, **environment):
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
     )
     return process
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def stop_while_watched(process, url, before_the_end=lambda: None):
