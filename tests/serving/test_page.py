@@ -233,13 +233,21 @@ def test_an_uploaded_video_is_analysed_and_played_with_boxes(page, tmp_path):
     import cv2
 
     demo = DemoSource(cast=DemoSource.CAST[:2], size_wh=(420, 240))
-    writer = cv2.VideoWriter(str(tmp_path / "clip.webm"), cv2.VideoWriter_fourcc(*"VP80"), 15, (420, 240))
-    for number in range(30):
-        writer.write(cv2.cvtColor(demo.picture(1 + number / 15), cv2.COLOR_RGB2BGR))
-    writer.release()
+    for name, codec, frames in (("clip.webm", "VP80", 30), ("clip.avi", "MJPG", 4)):
+        writer = cv2.VideoWriter(str(tmp_path / name), cv2.VideoWriter_fourcc(*codec), 15, (420, 240))
+        for number in range(frames):
+            writer.write(cv2.cvtColor(demo.picture(1 + number / 15), cv2.COLOR_RGB2BGR))
+        writer.release()
     by_id(page, "tab-upload").click()
+    by_id(page, "upload-file").send_keys(str(tmp_path / "clip.avi"))
+    wait_until(lambda: "4 frames of clip.avi analysed, 2 people seen. This browser can't play it;" in message(page), 40)
+    assert not by_id(page, "upload-video").is_displayed() and by_id(page, "upload-csv").is_displayed()
     by_id(page, "upload-file").send_keys(str(tmp_path / "clip.webm"))
-    wait_until(lambda: "30 frames of clip.webm analysed, 2 people seen" in by_id(page, "message").text, 40)
+    wait_until(lambda: by_id(page, "upload-stop").is_displayed())
+    by_id(page, "upload-stop").click()
+    assert message(page) == "Stopped."
+    by_id(page, "upload-file").send_keys(str(tmp_path / "clip.webm"))
+    wait_until(lambda: "30 frames of clip.webm analysed, 2 people seen. Play it to see the boxes." in message(page), 40)
     page.execute_script("document.getElementById('upload-video').currentTime = 1")
     wait_until(lambda: len(people(page, "upload-people")) == 2)
     picture(page, "upload-video")
