@@ -52,10 +52,13 @@ def test_a_file_plays_every_frame_at_its_speed_and_starts_over(tmp_path):
     frames = [source.read() for _ in range(14)]
     passed = time.monotonic() - start
     source.close()
+    source.open()  # somebody watches again
+    frames.append(source.read())
+    source.close()
     levels = [round(float(frame.rgb.mean()) / 10) for frame in frames]
-    assert levels == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1]
-    assert np.allclose([frame.time_s for frame in frames], np.arange(14) / 20)
-    assert [number for number, frame in enumerate(frames) if frame.restarted] == [0, 6, 12]
+    assert levels == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1, 0]
+    assert np.allclose([frame.time_s for frame in frames], np.arange(15) / 20)
+    assert [number for number, frame in enumerate(frames) if frame.restarted] == [0, 6, 12, 14]
     assert passed > 0.6  # 13 steps of 50 ms
 
 
@@ -82,9 +85,7 @@ def test_a_file_that_goes_away_is_lost_and_comes_back(tmp_path):
     source.close()
     (tmp_path / "away.mp4").rename(tmp_path / "clip.mp4")
     source.open()
-    again = source.read()
-    assert again.restarted
-    assert again.time_s == pytest.approx(0.03)  # a viewer's chart goes on
+    assert source.read().restarted
     source.close()
 
 
