@@ -251,6 +251,8 @@ def test_an_uploaded_video_is_analysed_and_played_with_boxes(page, tmp_path):
     page.execute_script("document.getElementById('upload-video').currentTime = 1")
     wait_until(lambda: len(people(page, "upload-people")) == 2)
     picture(page, "upload-video")
+    page.execute_script("document.getElementById('upload-video').dispatchEvent(new Event('error'))")  # as of a damaged end
+    assert "2 people seen. This browser can't play it;" in message(page)
 
 
 def test_a_file_that_is_no_picture_is_told_kindly(browser, server, tmp_path):
@@ -402,6 +404,14 @@ def test_the_page_follows_a_source_that_is_lost_another_one_and_a_restart_of_the
         assert running.engine.streams["other"].recording.active
         Select(by_id(browser, "source")).select_by_value("other")
         wait_until(lambda: by_id(browser, "record").text == "Stop recording")
+        browser.execute_script("""
+            const source = document.getElementById("source");
+            source.value = "demo";
+            source.dispatchEvent(new Event("change"));
+            document.getElementById("record").click();
+        """)
+        wait_until(lambda: running.engine.streams["demo"].recording)  # before anything was heard of that source
+        Select(by_id(browser, "source")).select_by_value("other")
         wait_until(lambda: people(browser))
     wait_until(lambda: "The server does not answer" in message(browser))
     assert not people(browser)
