@@ -452,9 +452,8 @@ def settings() -> Response:
     """Switch model or detector of a source, for all its viewers."""
     body = _json_body(["source", "model", "detector"])
     stream = _stream(body)
-    model = _choice(body, "model", engine().recognizers.names, stream.model)
-    detector = _choice(body, "detector", DETECTORS, stream.detector)
-    stream.choose(model, detector)
+    choices = {"model": engine().recognizers.names, "detector": DETECTORS}
+    stream.choose(**{name: _choice(body, name, names, "") for name, names in choices.items() if name in body})
     return jsonify(stream.status())
 
 

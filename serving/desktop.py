@@ -330,7 +330,7 @@ class Window:
         if self._message:
             return
         if status["state"] == "live" and status["fps"]:
-            self._say(f"{status['model']}: {status['fps']:.0f} pictures a second")
+            self._say(f"{status['model']}: {rate_text(status['fps'])}")
         elif status["message"]:
             self._say(status["message"])
 
@@ -368,6 +368,12 @@ class _Viewer:
                     ppm = fitted_ppm(update.jpeg, self._room_wh)
                     with self._lock:
                         self._ready = (update, ppm)
+
+
+def rate_text(fps: float) -> str:
+    """How many pictures a second, as a person says it."""
+    rate = f"{fps:.0f}"
+    return f"{rate} {'picture' if rate == '1' else 'pictures'} a second"
 
 
 def fitted_ppm(jpeg: bytes, room_wh: tuple[int, int]) -> bytes:

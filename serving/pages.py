@@ -123,7 +123,9 @@ def refused(error: RequestError) -> Any:
 @pages.app_errorhandler(NotFound)
 def missing(error: NotFound) -> Any:
     """A page for people, JSON for programs."""
-    if request.method == "GET" and request.accept_mimetypes.best == "text/html" and not request.path.startswith("/api/"):
+    # Chrome takes signed exchanges as gladly as pages, so what it likes best is neither of the two.
+    wants_page = request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
+    if request.method == "GET" and wants_page and not request.path.startswith("/api/"):
         return render_template("message.html", title="Not found", text="There is no such page."), 404
     return answer_error(error)
 
@@ -147,15 +149,20 @@ def _showable(file: Path) -> bool:
 
 
 def _confusion(path: Path) -> dict[str, Any] | None:
-    """The table confusion.csv that `training.evaluate` writes: rows are the true labels, columns the predicted ones."""
+    """The table confusion.csv that `training.evaluate` writes: rows are the true labels, columns the predicted ones.
+
+    None where there is none, or it is damaged.
+    """
     file = path / "confusion.csv"
     if not file.is_file() or file.is_symlink():
         return None
-    with file.open(encoding="utf-8", newline="") as lines:
-        head, *rows = list(csv.reader(lines))
     try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            head, *rows = csv.reader(lines)
         counts = [[int(float(cell)) for cell in row[1:]] for row in rows]
-    except ValueError:
+    except (ValueError, OverflowError, csv.Error):
         return None
-    cells = [[(count, count / max(1, sum(row))) for count in row] for row in counts if len(row) == len(head) - 1]
-    return {"predicted": head[1:], "rows": list(zip([row[0] for row in rows], cells, strict=False))}
+    if not head or any(len(row) != len(head) for row in rows):
+        return None
+    cells = [[(count, count / max(1, sum(row))) for count in row] for row in counts]
+    return {"predicted": head[1:], "rows": list(zip([row[0] for row in rows], cells, strict=True))}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import sys
 import tempfile
@@ -351,12 +350,11 @@ def _finish_videos(
     from serving import video_report
 
     every, labels = args.every or 1, recognizer.labels
-    summaries = video_report.summarise(table.rows(), table.facts, every)
+    summaries = video_report.summarise(table.rows(), table.facts)
     for summary in summaries:
         print("\n".join(video_report.lines_of(summary)))
     if copies:
-        groups = itertools.groupby(table.rows(), key=lambda row: row.path)
-        for file, facts, (_, rows) in zip(files, table.facts, groups, strict=True):
+        for file, facts, rows in zip(files, table.facts, table.rows(), strict=True):
             if facts.frames:
                 videos.draw_video(file.path, rows, labels, copies[file.path], every)
     if args.report:

@@ -29,8 +29,8 @@ class Frame:
     """One picture of a source.
 
     rgb: uint8 (h, w, 3). time_s: on the source's own clock, which smoothing over time uses: when it was captured, or for a
-    file the position in it (which goes on when it starts over). captured_at: seconds since 1970. restarted: nothing that
-    was seen before has to do with it, as after a cut.
+    file the position in it (which goes on when it starts over or is opened again). captured_at: seconds since 1970.
+    restarted: nothing that was seen before has to do with it, as after a cut.
     """
 
     rgb: np.ndarray
@@ -150,6 +150,8 @@ class CaptureSource:
             capture.release()
             raise SourceLostError(f"{self.title} can't be opened")
         self._capture = capture
+        if self._clock and self._clock.read:  # the position goes on after what was played before
+            self._start_s += self._clock.time_s + self._clock.step_s
         self._clock = None if self.live else FilmClock(capture)
         self._restarted = True
 
@@ -161,7 +163,6 @@ class CaptureSource:
             raise SourceLostError(f"{self.title} is not open")
         found, bgr = self._capture.read()
         if not found and self._clock and self._clock.read:
-            self._start_s += self._clock.time_s + self._clock.step_s
             self.open()  # a file starts over; seeking back is not exact in every format
             found, bgr = self._capture.read()
         if not found or bgr is None:

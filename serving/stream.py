@@ -78,10 +78,12 @@ class Slot:
         self._changed = threading.Condition()
 
     def put(self, frame: Frame, stop: threading.Event) -> bool:
-        """Returns whether an older frame had to give way."""
+        """Returns whether an older frame had to give way. Once `stop` is set, nothing is put."""
         with self._changed:
             while self.keep_all and self._frame is not None and not stop.is_set():
                 self._changed.wait(TICK_S)
+            if stop.is_set():
+                return False
             dropped, self._frame = self._frame, frame
             self._changed.notify_all()
             if dropped is not None and dropped.restarted and not frame.restarted:
@@ -156,6 +158,8 @@ class Stream:
         self.key, self.source, self.config, self.metrics = key, source, config, metrics
         self._make_recognizer, self._make_detector, self._all_labels = recognizer, detector, all_labels
         self.model, self.detector = model, config.detector
+        self._choices = 0  # how often somebody chose
+        self._chosen = {"model": 0, "detector": 0}  # which of these choices holds
         # One lock, and who waits for pictures is not woken by results that have none.
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
@@ -226,13 +230,21 @@ class Stream:
         return None
 
     def choose(self, model: str | None = None, detector: str | None = None) -> None:
-        """Go on with another model or detector, which is loaded first. Raises FerError where that fails."""
-        if model is not None:
-            self._make_recognizer(model)
-            self.model = model
-        if detector is not None:
-            self._make_detector(detector)
-            self.detector = detector
+        """Go on with another model or detector, which is loaded first. Raises FerError where that fails.
+
+        Where a later choice was loaded sooner, that one holds.
+        """
+        with self._changed:
+            self._choices += 1
+            mine = self._choices
+        for kind, name, load in (("model", model, self._make_recognizer), ("detector", detector, self._make_detector)):
+            if name is None:
+                continue
+            load(name)
+            with self._changed:
+                if mine > self._chosen[kind]:
+                    self._chosen[kind] = mine
+                    setattr(self, kind, name)
 
     def record(self, on: bool) -> None:
         """Start a new recording in place of the last, or end the one that runs; what is so already stays so."""

@@ -16,7 +16,7 @@ from serving.videos import FrameRows, VideoFacts
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: A timeline has at most so many steps; longer videos are averaged within each.
+#: A timeline has so many steps; where several frames fall into one, they are averaged.
 STEPS = 400
 #: People of one video that are shown: as timelines and as lines of the page, and on the terminal. The others are counted.
 MAX_TIMELINES = 12
@@ -47,10 +47,10 @@ class Person:
 
 @dataclass
 class VideoSummary:
-    """One video. no_face: analysed frames in which nobody was seen. steps: how many its timelines have."""
+    """One video. no_face: analysed frames in which nobody was seen. looked: steps with an analysed frame."""
 
     facts: VideoFacts
-    steps: int
+    looked: set[int] = field(default_factory=set)
     people: dict[int, Person] = field(default_factory=dict)
     no_face: int = 0
 
@@ -60,17 +60,19 @@ class VideoSummary:
         return sorted(chosen, key=lambda person: person.track_id)
 
 
-def summarise(rows: Iterable[FrameRows], facts: Sequence[VideoFacts], every: int = 1) -> list[VideoSummary]:
-    """Add up a table. every: only frames whose number is a multiple of it were analysed."""
-    summaries = {each.path: VideoSummary(each, max(1, min(STEPS, each.frames))) for each in facts}
-    last: dict[str, int] = {}
+def summarise(videos: Iterable[Iterable[FrameRows]], facts: Sequence[VideoFacts]) -> list[VideoSummary]:
+    """Add up a table, video by video."""
+    return [_summary(rows, each) for rows, each in zip(videos, facts, strict=True)]
+
+
+def _summary(rows: Iterable[FrameRows], facts: VideoFacts) -> VideoSummary:
+    summary = VideoSummary(facts)
     for row in rows:
-        if row.number is None:
+        if row.time_s is None:
             continue
-        summary = summaries[row.path]
         summary.no_face += not row.faces
-        index = last[row.path] = row.number // every
-        step = min(summary.steps - 1, index * summary.steps // max(1, summary.facts.frames))
+        step = min(STEPS - 1, int(row.time_s / facts.seconds * STEPS))
+        summary.looked.add(step)
         for face in row.faces:
             person = summary.people.get(face.track_id)
             if person is None:
@@ -81,7 +83,7 @@ def summarise(rows: Iterable[FrameRows], facts: Sequence[VideoFacts], every: int
             person.shown[face.label] += 1
             values = np.array([*face.probabilities, 1.0, float(face.uncertain)])
             person.sums[step] = person.sums.get(step, 0.0) + values
-    return list(summaries.values())
+    return summary
 
 
 def lines_of(summary: VideoSummary) -> list[str]:
@@ -112,15 +114,18 @@ def plot_timelines(summary: VideoSummary, labels: Sequence[str]) -> Figure:
     people = summary.longest(MAX_TIMELINES)
     figure = plots.new_figure(10.5, 1.1 + 0.95 * len(people))
     grid = figure.subplots(len(people), 1, sharex=True, squeeze=False)[:, 0]
-    edges = np.linspace(0.0, summary.facts.seconds, summary.steps + 1)
+    edges = np.linspace(0.0, summary.facts.seconds, STEPS + 1)
+    # A frame is shown until the next one that was analysed.
+    shown_at = np.maximum.accumulate([step if step in summary.looked else 0 for step in range(STEPS)])
     for axes, person in zip(grid, people, strict=True):
-        shares = np.full((summary.steps, len(labels)), np.nan)
-        unsure = np.full(summary.steps, np.nan)
+        shares = np.full((STEPS, len(labels)), np.nan)
+        unsure = np.full(STEPS, np.nan)
         for step, sums in person.sums.items():
             shares[step] = sums[:-2] / sums[:-2].sum()
             if sums[-1] * 2 > sums[-2]:
                 unsure[step] = -0.05
-        below = np.zeros(summary.steps)
+        shares, unsure = shares[shown_at], unsure[shown_at]
+        below = np.zeros(STEPS)
         for index in range(len(labels)):
             above = below + shares[:, index]
             axes.stairs(above, edges, baseline=np.nan_to_num(below), fill=True, color=label_colour(index), linewidth=0)

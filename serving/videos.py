@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,7 +110,6 @@ class VideoFacts:
 class FrameRows:
     """The rows of one frame, read back from the table. number, time_s: None for a row that is about the whole video."""
 
-    path: str
     number: int | None
     time_s: float | None
     faces: tuple[TrackedFace, ...]
@@ -210,11 +211,15 @@ class GrowingTable:
         self._save()
         return facts
 
-    def rows(self) -> Iterator[FrameRows]:
-        """What was written, frame by frame."""
+    def rows(self) -> Iterator[Iterator[FrameRows]]:
+        """What was written of each video that is done, frame by frame; to be read before the next video is asked for."""
         self._file.flush()
         with self.path.open(encoding="utf-8", newline="") as file:
-            yield from read_rows(file, self.labels)
+            rows = read_rows(file, self.labels)
+            for facts in self.facts:  # two names that are not UTF-8 may look alike, and of a video there may be no row
+                mine = itertools.islice(rows, facts.frames + bool(facts.error))
+                yield mine
+                deque(mine, maxlen=0)
 
     def close(self) -> None:
         """Close it; what was written stays, and the same command goes on with it."""
@@ -249,14 +254,14 @@ def read_rows(file: IO[str], labels: Sequence[str]) -> Iterator[FrameRows]:
     held: FrameRows | None = None
     for row in csv.DictReader(file):
         faces = (_face(row, labels),) if row["status"] == "ok" else ()
-        if held is not None and here == (row["path"], row["frame"]):
-            held = FrameRows(held.path, held.number, held.time_s, held.faces + faces)
+        if held is not None and row["frame"] and here == (row["path"], row["frame"]):
+            held = FrameRows(held.number, held.time_s, held.faces + faces)
             continue
         if held is not None:
             yield held
         here = (row["path"], row["frame"])
         number, time_s = (int(row["frame"]), float(row["time_s"])) if row["frame"] else (None, None)
-        held = FrameRows(row["path"], number, time_s, faces, row["error"])
+        held = FrameRows(number, time_s, faces, row["error"])
     if held is not None:
         yield held
 

@@ -48,8 +48,15 @@ export class Timeline {
     this.draw();
   }
 
+  // What comes next does not go on from here.
+  gap() {
+    const last = this.points.at(-1);
+    if (last?.values) this.add(last.timeS, null);
+  }
+
   // values: one for each label, or null where nobody was seen.
   add(timeS, values) {
+    while (this.points.at(-1)?.timeS > timeS) this.points.pop(); // the source began anew
     this.points.push({ timeS, values });
     if (this.windowS) {
       const oldest = timeS - this.windowS - 1;

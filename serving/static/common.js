@@ -29,6 +29,23 @@ export function say(text, isError = false) {
   message.classList.toggle("error", isError);
 }
 
+// For a loop that tries again and again: tells what goes wrong, and takes it back when it goes on.
+export class Trouble {
+  constructor() {
+    this.text = "";
+  }
+
+  tell(text) {
+    this.text = text;
+    say(text, true);
+  }
+
+  over() {
+    if (this.text && byId("message").textContent === this.text) say("");
+    this.text = "";
+  }
+}
+
 export async function loadModels() {
   const { models } = await (await ask("/api/models")).json();
   for (const model of models) {

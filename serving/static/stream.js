@@ -1,5 +1,5 @@
 // The stream that everybody sees.
-import { ask, byId, colourOf, People, postJson, saveAs, say } from "./common.js";
+import { ask, byId, colourOf, People, postJson, saveAs, say, Trouble } from "./common.js";
 import { meanOf, Timeline } from "./chart.js";
 
 const blank = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
@@ -7,6 +7,7 @@ const people = new People(byId("people"));
 const timeline = new Timeline(byId("timeline"), byId("legend"));
 const picture = byId("picture");
 const still = byId("still");
+const trouble = new Trouble();
 let events = null;
 let paused = false;
 let shown = false; // whether this panel is the one that is seen
@@ -24,10 +25,11 @@ export function showStream(isShown) {
 }
 
 // Watch only while there is something to see: the server captures nothing for nobody.
+const isWanted = () => shown && !paused && !document.hidden;
+
 function update() {
-  const wanted = shown && !paused && !document.hidden;
-  if (wanted && !events) open();
-  if (!wanted && events) close();
+  if (isWanted() && !events) open();
+  if (!isWanted() && events) close();
 }
 
 function open() {
@@ -35,11 +37,7 @@ function open() {
   picture.src = `${at("/api/stream/video")}&n=${Date.now()}`;
   events = new EventSource(at("/api/stream/events"));
   events.onmessage = (event) => take(JSON.parse(event.data));
-  events.onerror = () => {
-    byId("fact-state").textContent = "no answer";
-    byId("fact-state").classList.add("bad");
-    if (events?.readyState === EventSource.CLOSED) again(); // refused, for instance as one viewer too many
-  };
+  events.onerror = () => again(events.readyState === EventSource.CLOSED);
 }
 
 function close() {
@@ -47,29 +45,34 @@ function close() {
   events = null;
   clearTimeout(retry);
   picture.src = blank;
+  timeline.gap();
 }
 
-async function again() {
+// Events that end would come again by themselves; the picture would not, nor does it say so where the server ends it in order.
+async function again(refused) {
   close();
+  showState("no answer", "", true);
+  showPeople([], "", "");
+  let what = refused ? "The stream is full" : "The connection ended";
   try {
     await ask("/api/stream");
-    say("The stream is full; trying again in a few seconds.", true);
   } catch (error) {
-    say(`The server does not answer (${error.message}); trying again in a few seconds.`, true);
+    what = `The server does not answer (${error.message})`;
   }
+  if (events || !isWanted()) return;
+  trouble.tell(`${what}; trying again in a few seconds.`);
+  clearTimeout(retry);
   retry = setTimeout(update, 4000);
 }
 
 picture.addEventListener("error", () => {
-  if (events) again();
+  if (events) again(true);
 });
 
 function take({ result, status: now }) {
+  trouble.over();
   status = now;
-  const state = byId("fact-state");
-  state.textContent = now.state;
-  state.title = now.message;
-  state.classList.toggle("bad", now.state === "lost");
+  showState(now.state, now.message, now.state === "lost");
   byId("fact-fps").textContent = now.fps.toFixed(1);
   byId("fact-latency").textContent = now.latency_ms === null ? "-" : `${Math.round(now.latency_ms)} ms`;
   byId("fact-viewers").textContent = now.viewers;
@@ -78,11 +81,11 @@ function take({ result, status: now }) {
   }
   showRecording(now.recording);
   const faces = result?.faces ?? [];
-  byId("fact-people").textContent = faces.length;
-  byId("nobody").hidden = faces.length > 0;
-  byId("nobody").textContent = now.state === "live" ? "Nobody is seen." : now.message || now.state;
-  people.show(faces, result?.model ?? now.model);
-  if (!result) return;
+  showPeople(faces, result?.model ?? now.model, now.state === "live" ? "Nobody is seen." : now.message || now.state);
+  if (!result) {
+    timeline.gap();
+    return;
+  }
   showPersons(faces);
   if (!faces.length && !timeline.labels.length) return;
   const labels = faces.length ? Object.keys(faces[0].probabilities) : timeline.labels;
@@ -96,6 +99,20 @@ function take({ result, status: now }) {
       timeline.draw();
     });
   }
+}
+
+function showState(text, title, isBad) {
+  const state = byId("fact-state");
+  state.textContent = text;
+  state.title = title;
+  state.classList.toggle("bad", isBad);
+}
+
+function showPeople(faces, model, ifNobody) {
+  byId("fact-people").textContent = faces.length;
+  byId("nobody").hidden = faces.length > 0;
+  byId("nobody").textContent = ifNobody;
+  people.show(faces, model);
 }
 
 function showPersons(faces) {
@@ -114,7 +131,7 @@ function showRecording(recording) {
   const on = Boolean(recording?.active);
   byId("recording-sign").hidden = !on;
   byId("recording-text").textContent = on ? `Recording results, ${recording.rows} rows` : "";
-  byId("record").setAttribute("aria-pressed", String(on));
+  byId("record").classList.toggle("on", on);
   byId("record").textContent = on ? "Stop recording" : "Record results";
   byId("results").hidden = !recording;
   byId("results").href = at("/api/results.csv");
@@ -126,16 +143,18 @@ function keepStill() {
   still.getContext("2d").drawImage(picture, 0, 0, still.width, still.height);
 }
 
-byId("pause").addEventListener("click", () => {
-  paused = !paused;
+function pause(on) {
+  paused = on;
   if (paused) keepStill();
   still.hidden = !paused;
   picture.hidden = paused;
-  byId("pause").setAttribute("aria-pressed", String(paused));
+  byId("pause").classList.toggle("on", paused);
   byId("pause").textContent = paused ? "Go on" : "Pause";
   say(paused ? "Paused for you; others still see the stream." : "");
   update();
-});
+}
+
+byId("pause").addEventListener("click", () => pause(!paused));
 
 byId("snapshot").addEventListener("click", async () => {
   const name = `${source()}-${new Date().toISOString().slice(0, 19).replaceAll(":", "")}.jpg`;
@@ -152,6 +171,7 @@ byId("record").addEventListener("click", async () => {
   const on = !status?.recording?.active;
   try {
     const now = await postJson("/api/recording", { source: source(), recording: on });
+    if (now.source !== source()) return;
     showRecording(now.recording);
     status = now;
     say(on ? "Results are being recorded: numbers, no pictures." : "Recording stopped.");
@@ -165,8 +185,8 @@ for (const name of ["model", "detector"]) {
     const wanted = byId(name).value;
     say(`Switching to ${wanted}...`);
     try {
-      await postJson("/api/stream/settings", { source: source(), [name]: wanted });
-      say(`Now with ${wanted}.`);
+      const now = await postJson("/api/stream/settings", { source: source(), [name]: wanted });
+      say(`Now with ${now[name]}.`); // which somebody else may have chosen meanwhile
     } catch (error) {
       byId(name).value = known[name];
       say(error.message, true);
@@ -175,10 +195,15 @@ for (const name of ["model", "detector"]) {
 }
 
 byId("source").addEventListener("change", () => {
+  close();
   timeline.clear();
   known = {};
-  close();
-  update();
+  status = null;
+  showState("connecting", "", false);
+  showPeople([], "", "");
+  byId("person").length = 1;
+  showRecording(null);
+  pause(false); // what was kept is of another source
 });
 document.addEventListener("visibilitychange", update);
 // A page that the browser keeps for "back" would hold its connections.

@@ -10,6 +10,8 @@ const boxes = byId("upload-boxes");
 const csv = byId("upload-csv");
 let stop = null; // of what is being analysed now
 let frames = []; // of the video that is shown
+const toPlay = "Play it to see the boxes.";
+const notPlayed = "This browser can't play it; the chart and the CSV have the results.";
 
 const options = () => ({ model: byId("upload-model").value, detector: byId("upload-detector").value, faces: byId("upload-faces").value });
 
@@ -95,12 +97,20 @@ async function analyseVideo(file, signal) {
     } else if (line.type === "end") {
       const ids = new Set(frames.flatMap((frame) => frame.faces.map((face) => face.id)));
       const cut = line.truncated ? ` Only the first ${Math.round(info.limit_s)} s were analysed.` : line.missing ? ` Not whole: ${line.missing}.` : "";
-      say(`${line.frames} frames of ${file.name} analysed, ${ids.size} ${ids.size === 1 ? "person" : "people"} seen. Play it to see the boxes.${cut}`);
+      say(`${line.frames} frames of ${file.name} analysed, ${ids.size} ${ids.size === 1 ? "person" : "people"} seen. ${video.hidden ? notPlayed : toPlay}${cut}`);
     }
   }
   timeline.draw();
   giveCsv(frames);
 }
+
+// Browsers play fewer formats than the server reads, such as no AVI.
+video.addEventListener("error", () => {
+  if (!video.hasAttribute("src")) return; // it was taken away
+  for (const part of [video, boxes, byId("upload-screen"), byId("upload-heading")]) part.hidden = true;
+  people.show([], "");
+  byId("message").textContent = byId("message").textContent.replace(toPlay, notPlayed);
+});
 
 async function* linesOf(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -116,7 +126,7 @@ async function* linesOf(body) {
 
 // What was found at the moment that the video shows. mine: the frames this began with; others mean another upload.
 function showMoment(model, mine) {
-  if (mine !== frames) return;
+  if (mine !== frames || video.hidden) return;
   const later = mine.findIndex((frame) => frame.time_s > video.currentTime + 0.001);
   const found = mine.at(later < 0 ? -1 : later - 1);
   // After the last frame that is analysed nothing is known.
@@ -152,6 +162,7 @@ for (const name of ["upload-model", "upload-detector", "upload-faces"]) {
 }
 byId("upload-stop").addEventListener("click", () => {
   reset();
+  byId("upload-file").value = ""; // else the same file, chosen again, would be no change
   say("Stopped.");
 });
 for (const kind of ["dragover", "dragleave", "drop"]) {

@@ -1,5 +1,5 @@
 // The visitor's own camera: pictures go to the server one at a time, answers are drawn over the video.
-import { ask, byId, drawBoxes, People, say } from "./common.js";
+import { ask, byId, drawBoxes, People, say, Trouble } from "./common.js";
 
 const video = byId("webcam-video");
 const boxes = byId("webcam-boxes");
@@ -7,43 +7,56 @@ const people = new People(byId("webcam-people"));
 const sentSide = 640; // px; more would take longer to send and tell the model nothing more
 const session = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 let stream = null;
+let wish = 0; // number of the latest start or stop; a visitor may take long to allow the camera, and think otherwise meanwhile
 
-export async function stopWebcam() {
+function showState() {
+  byId("webcam-toggle").textContent = stream ? "Stop my webcam" : "Start my webcam";
+  byId("webcam-toggle").classList.toggle("on", Boolean(stream));
+}
+
+export function stopWebcam() {
+  wish += 1;
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;
   video.srcObject = null;
   boxes.getContext("2d").clearRect(0, 0, boxes.width, boxes.height);
   people.show([], "");
   byId("webcam-rate").textContent = "";
-  byId("webcam-toggle").textContent = "Start my webcam";
-  byId("webcam-toggle").setAttribute("aria-pressed", "false");
+  showState();
 }
 
 byId("webcam-toggle").addEventListener("click", async () => {
   if (stream) {
-    await stopWebcam();
+    stopWebcam();
     return;
   }
   if (!navigator.mediaDevices) {
     say("Browsers give a page the camera only over https or on localhost.", true);
     return;
   }
+  const mine = ++wish;
+  let camera = null;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, facingMode: "user" }, audio: false });
+    camera = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, facingMode: "user" }, audio: false });
   } catch (error) {
-    say(`The camera can't be used: ${error.message}`, true);
+    if (mine === wish) say(`The camera can't be used: ${error.message}`, true);
     return;
   }
+  if (mine !== wish) {
+    camera.getTracks().forEach((track) => track.stop());
+    return;
+  }
+  stream = camera;
   say("");
-  byId("webcam-toggle").textContent = "Stop my webcam";
-  byId("webcam-toggle").setAttribute("aria-pressed", "true");
+  showState();
   video.srcObject = stream;
-  await video.play();
-  send(stream);
+  await video.play().catch(() => {}); // stopped meanwhile, which `send` sees
+  send(camera);
 });
 
 async function send(mine) {
   const canvas = document.createElement("canvas");
+  const trouble = new Trouble();
   let count = 0;
   let since = performance.now();
   while (stream === mine) {
@@ -62,6 +75,7 @@ async function send(mine) {
       const answer = await ask(`/api/webcam?${query}`, { method: "POST", headers: { "Content-Type": "image/jpeg" }, body: blob });
       const { faces } = await answer.json();
       if (stream !== mine) return;
+      trouble.over();
       boxes.width = canvas.width;
       boxes.height = canvas.height;
       drawBoxes(boxes.getContext("2d"), faces, model);
@@ -74,7 +88,8 @@ async function send(mine) {
         since = performance.now();
       }
     } catch (error) {
-      say(error.message, true);
+      if (stream !== mine) return;
+      trouble.tell(error.message);
       await new Promise((done) => setTimeout(done, 2000));
     }
   }

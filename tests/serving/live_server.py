@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import io
+import socket
 import threading
 import time
 from pathlib import Path
@@ -74,6 +75,12 @@ def switch_off(server):
     server.off.set()
     server.shutdown()
     server.server_close()
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def encoded(image, kind="PNG"):

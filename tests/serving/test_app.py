@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import requests
 from films import uneven_film
-from live_server import MODEL, ROOT, TWIN_LABELS, camera, encoded, overlap, serving, switch_off, wait_until
+from live_server import MODEL, ROOT, TWIN_LABELS, camera, encoded, free_port, overlap, serving, switch_off, wait_until
 
 from fer_keras.detectors import create_detector
 from fer_keras.inference.recognizer import Recognizer
@@ -771,9 +771,32 @@ def test_the_page_of_a_model_shows_its_figures_its_card_and_what_lies_beside_it(
         accuracy = json.loads((twin / "metadata.json").read_text())["figures"][0]["accuracy"]
         assert f"{accuracy:.4f}" in text and "Not for: inferring emotions" in text and "Article 5(1)(f)" in text
         assert requests.get(server.url + "/models/twin/confusion.png", timeout=10).headers["Content-Type"] == "image/png"
+        for damaged in (
+            b"",
+            b"\n",
+            b"true,calm\n\ncalm,8\n",
+            b"true,calm,glad\ncalm,8\nglad,0,5\n",
+            b"true,calm\ncalm,inf\n",
+            b"\xff",
+        ):
+            (twin / "confusion.csv").write_bytes(damaged)
+            page = requests.get(server.url + "/models/twin", timeout=10)
+            assert page.status_code == 200 and "heat-" not in page.text, damaged
     finally:
         (twin / "confusion.csv").unlink()
         (twin / "confusion.png").unlink()
+
+
+def test_a_page_that_is_not_there_is_told_to_people_in_words_and_to_programs_in_json(server):
+    # The header of Chrome 156.
+    accepted = (
+        "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8,"
+        "application/signed-exchange;v=b3;q=0.7"
+    )
+    page = requests.get(server.url + "/nope", headers={"Accept": accepted}, timeout=10)
+    assert page.status_code == 404 and "There is no such page." in page.text
+    for headers in ({}, {"Accept": "application/json"}):
+        assert "not found" in message(requests.get(server.url + "/nope", headers=headers, timeout=10))
 
 
 def test_the_law_is_told_on_every_page(server):
@@ -789,12 +812,6 @@ def start(command, **environment):
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
     )
     return process
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def stop_while_watched(process, url, before_the_end=lambda: None):

@@ -202,6 +202,11 @@ def test_the_picture_follows_the_size_of_the_window(screen, models, clip):
         assert window._photo.width() / window._photo.height() == pytest.approx(320 / 240, abs=0.02)
 
 
+def test_a_rate_is_said_as_people_say_it():
+    assert [desktop.rate_text(fps) for fps in (0.8, 1.4)] == ["1 picture a second"] * 2
+    assert desktop.rate_text(1.6) == "2 pictures a second"
+
+
 def test_models_of_different_labels_are_offered_one_by_one(screen, models, clip, tmp_path):
     other = shutil.copytree(MODEL, tmp_path / "words")
     metadata = json.loads((other / "metadata.json").read_text())

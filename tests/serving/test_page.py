@@ -6,7 +6,7 @@ import time
 
 import pytest
 import requests
-from live_server import TWIN_LABELS, encoded, serving, wait_until
+from live_server import TWIN_LABELS, encoded, free_port, serving, wait_until
 
 from serving.sources import DemoSource
 
@@ -64,6 +64,10 @@ def by_id(browser, name):
     return browser.find_element("id", name)
 
 
+def message(browser):
+    return by_id(browser, "message").text
+
+
 def picture(browser, name):
     if PICTURES:
         browser.save_screenshot(os.path.join(PICTURES, f"{name}.png"))
@@ -108,6 +112,26 @@ def changed_colours(browser):
     """)
 
 
+def chart(browser):
+    """From now on the page's `chart` is the chart of the stream, once it gets a point."""
+    browser.execute_async_script("""
+        const done = arguments[0];
+        import("/static/chart.js").then(({ Timeline }) => {
+            const add = Timeline.prototype.add;
+            Timeline.prototype.add = function (...point) {
+                window.chart = this;
+                add.apply(this, point);
+            };
+            done();
+        });
+    """)
+
+
+def drawn_points(browser):
+    """For each point of the chart, whether it has values."""
+    return browser.execute_script("return window.chart ? chart.points.map((point) => Boolean(point.values)) : []")
+
+
 def test_the_stream_is_seen_with_its_boxes_people_and_numbers(page, server):
     import numpy as np
 
@@ -144,7 +168,7 @@ def test_the_model_is_switched_from_the_page(page, server):
     wait_until(lambda: people(page), 30)
     Select(by_id(page, "model")).select_by_value("twin")
     try:
-        wait_until(lambda: "Now with twin." in by_id(page, "message").text)
+        wait_until(lambda: "Now with twin." in message(page))
         words = {*TWIN_LABELS, "uncertain"}
         wait_until(lambda: (seen := people(page)) and all(each.split(": ")[1].split("\n")[0] in words for each in seen))
         assert by_id(page, "legend").text.split("\n") == TWIN_LABELS
@@ -156,13 +180,22 @@ def test_the_model_is_switched_from_the_page(page, server):
 
 def test_pause_keeps_the_picture_and_ends_the_connections(page, server):
     stream = server.engine.streams["demo"]
-    wait_until(lambda: people(page), 30)
+    chart(page)
+    wait_until(lambda: sum(drawn_points(page)) > 1, 30)
     by_id(page, "pause").click()
     wait_until(lambda: stream.status()["viewers"] == stream.status()["listeners"] == 0)
     assert by_id(page, "still").is_displayed() and not by_id(page, "picture").is_displayed()
-    assert by_id(page, "pause").get_attribute("aria-pressed") == "true"
+    assert by_id(page, "pause").text == "Go on" and by_id(page, "pause").get_attribute("aria-pressed") is None
     by_id(page, "pause").click()
     wait_until(lambda: stream.status()["viewers"] == 1)
+    before = drawn_points(page)
+    assert not before[-1]  # what comes is not joined to what was
+    wait_until(lambda: sum(drawn_points(page)) > sum(before))
+    times = page.execute_script("""
+        for (const timeS of [1e9, 1e9 + 1, 1e9 + 0.5]) chart.add(timeS, [0]);
+        return chart.points.map((point) => point.timeS);
+    """)
+    assert times == [1e9, 1e9 + 0.5]  # a clock that began anew
 
 
 def test_recording_shows_and_gives_a_table(page, server):
@@ -182,14 +215,14 @@ def test_recording_shows_and_gives_a_table(page, server):
 def test_a_snapshot_is_handed_to_the_browser(page):
     wait_until(lambda: people(page), 30)
     by_id(page, "snapshot").click()
-    wait_until(lambda: "Snapshot saved by your browser" in by_id(page, "message").text)
+    wait_until(lambda: "Snapshot saved by your browser" in message(page))
 
 
 def test_an_uploaded_picture_is_analysed(page, astronaut, tmp_path):
     (tmp_path / "astronaut.png").write_bytes(encoded(astronaut))
     by_id(page, "tab-upload").click()
     by_id(page, "upload-file").send_keys(str(tmp_path / "astronaut.png"))
-    wait_until(lambda: "1 face in astronaut.png." in by_id(page, "message").text)
+    wait_until(lambda: "1 face in astronaut.png." in message(page))
     assert len(people(page, "upload-people")) == 1
     assert page.execute_script("return document.getElementById('upload-image').width") == 512
     assert by_id(page, "upload-csv").is_displayed()
@@ -200,16 +233,26 @@ def test_an_uploaded_video_is_analysed_and_played_with_boxes(page, tmp_path):
     import cv2
 
     demo = DemoSource(cast=DemoSource.CAST[:2], size_wh=(420, 240))
-    writer = cv2.VideoWriter(str(tmp_path / "clip.webm"), cv2.VideoWriter_fourcc(*"VP80"), 15, (420, 240))
-    for number in range(30):
-        writer.write(cv2.cvtColor(demo.picture(1 + number / 15), cv2.COLOR_RGB2BGR))
-    writer.release()
+    for name, codec, frames in (("clip.webm", "VP80", 30), ("clip.avi", "MJPG", 4)):
+        writer = cv2.VideoWriter(str(tmp_path / name), cv2.VideoWriter_fourcc(*codec), 15, (420, 240))
+        for number in range(frames):
+            writer.write(cv2.cvtColor(demo.picture(1 + number / 15), cv2.COLOR_RGB2BGR))
+        writer.release()
     by_id(page, "tab-upload").click()
+    by_id(page, "upload-file").send_keys(str(tmp_path / "clip.avi"))
+    wait_until(lambda: "4 frames of clip.avi analysed, 2 people seen. This browser can't play it;" in message(page), 40)
+    assert not by_id(page, "upload-video").is_displayed() and by_id(page, "upload-csv").is_displayed()
     by_id(page, "upload-file").send_keys(str(tmp_path / "clip.webm"))
-    wait_until(lambda: "30 frames of clip.webm analysed, 2 people seen" in by_id(page, "message").text, 40)
+    wait_until(lambda: by_id(page, "upload-stop").is_displayed())
+    by_id(page, "upload-stop").click()
+    assert message(page) == "Stopped."
+    by_id(page, "upload-file").send_keys(str(tmp_path / "clip.webm"))
+    wait_until(lambda: "30 frames of clip.webm analysed, 2 people seen. Play it to see the boxes." in message(page), 40)
     page.execute_script("document.getElementById('upload-video').currentTime = 1")
     wait_until(lambda: len(people(page, "upload-people")) == 2)
     picture(page, "upload-video")
+    page.execute_script("document.getElementById('upload-video').dispatchEvent(new Event('error'))")  # as of a damaged end
+    assert "2 people seen. This browser can't play it;" in message(page)
 
 
 def test_a_file_that_is_no_picture_is_told_kindly(browser, server, tmp_path):
@@ -217,18 +260,62 @@ def test_a_file_that_is_no_picture_is_told_kindly(browser, server, tmp_path):
     browser.get(server.url + "/#upload")
     wait_until(lambda: by_id(browser, "panel-upload").is_displayed())
     by_id(browser, "upload-file").send_keys(str(tmp_path / "letter.png"))
-    wait_until(lambda: "this is not a picture that is read here" in by_id(browser, "message").text)
+    wait_until(lambda: "this is not a picture that is read here" in message(browser))
     browser.get_log("browser")  # the refused request is in the console, as it should be
 
 
-def test_the_visitors_own_webcam_is_analysed(page):
+def test_the_visitors_own_webcam_is_analysed_and_only_while_wanted(page):
+    """The visitor is slow to allow the camera: as often as it was asked for, `allow` is called."""
+    page.execute_script("""
+        const media = navigator.mediaDevices;
+        const get = media.getUserMedia.bind(media);
+        window.waiting = [];
+        window.tracks = [];
+        window.sent = 0;
+        media.getUserMedia = async (wanted) => {
+            await new Promise((allow) => waiting.push(allow));
+            const given = await get(wanted);
+            tracks.push(...given.getTracks());
+            return given;
+        };
+        window.allow = () => waiting.splice(0).forEach((each) => each());
+        const ask = window.fetch;
+        window.fetch = (url, ...rest) => {
+            const isPicture = String(url).startsWith("/api/webcam");
+            sent += isPicture;
+            return isPicture && window.busy ? Promise.resolve(new Response("", { status: 503 })) : ask(url, ...rest);
+        };
+    """)
+
+    def allow(asked):
+        wait_until(lambda: page.execute_script("return waiting.length") == asked)
+        page.execute_script("tracks.length = 0; allow()")
+        wait_until(lambda: page.execute_script("return tracks.length") == asked)
+        time.sleep(0.5)
+
+    def on():
+        return page.execute_script("return tracks.filter((each) => each.readyState === 'live').length")
+
     by_id(page, "tab-webcam").click()
     by_id(page, "webcam-toggle").click()
+    by_id(page, "tab-upload").click()  # left while asked
+    allow(1)
+    assert on() == 0 and page.execute_script("return sent") == 0
+    by_id(page, "tab-webcam").click()
+    by_id(page, "webcam-toggle").click()
+    by_id(page, "webcam-toggle").click()
+    allow(2)
+    assert on() == 1 and by_id(page, "webcam-toggle").text == "Stop my webcam"
+    page.execute_script("window.busy = true")
+    wait_until(lambda: "503" in message(page))
+    page.execute_script("window.busy = false")
+    wait_until(lambda: message(page) == "")
     wait_until(lambda: len(people(page, "webcam-people")) == 2, 30)
     wait_until(lambda: "pictures/s" in by_id(page, "webcam-rate").text)
     picture(page, "webcam")
     by_id(page, "webcam-toggle").click()
     wait_until(lambda: not people(page, "webcam-people"))
+    assert on() == 0
 
 
 def test_tabs_are_walked_by_arrow_keys_and_everything_has_a_name(page):
@@ -274,20 +361,66 @@ def test_the_pages_of_models_are_readable(page, server):
     assert "Bias report: ferplus-cnn on lfw" in page.find_element("tag name", "h1").text
 
 
-def test_a_lost_source_is_seen_in_the_page(browser):
-    class Gone(DemoSource):
-        def open(self):
-            from serving.sources import SourceLostError
+class Unplugged(DemoSource):
+    away = True
 
+    def read(self):
+        from serving.sources import SourceLostError
+
+        if self.away:
             raise SourceLostError("the demo is unplugged")
+        return super().read()
 
-    with serving([Gone()], detector="haar") as running:
+
+def test_the_page_follows_a_source_that_is_lost_another_one_and_a_restart_of_the_server(browser):
+    from selenium.webdriver.support.ui import Select
+
+    unplugged, other = Unplugged(), DemoSource()
+    other.title = "other"
+    port = free_port()
+    with serving([unplugged, other], detector="haar", port=port) as running:
         browser.get(running.url)
         wait_until(lambda: by_id(browser, "fact-state").text == "lost", 30)
         wait_until(lambda: "the demo is unplugged" in by_id(browser, "nobody").text)
         time.sleep(1.2)
         picture(browser, "lost")
+        chart(browser)
+        unplugged.away = False
+        wait_until(lambda: sum(drawn_points(browser)) > 1)
+        unplugged.away = True
+        wait_until(lambda: not drawn_points(browser)[-1])
+
+        Select(by_id(browser, "source")).select_by_value("other")
+        wait_until(lambda: people(browser))
+        by_id(browser, "record").click()
+        wait_until(lambda: by_id(browser, "recording-sign").is_displayed() and people(browser))
+        by_id(browser, "pause").click()
+        assert by_id(browser, "still").is_displayed()
+        Select(by_id(browser, "source")).select_by_value("demo")
+        assert not by_id(browser, "still").is_displayed() and by_id(browser, "picture").is_displayed()
+        assert not people(browser) and not by_id(browser, "recording-sign").is_displayed()
+        assert [by_id(browser, name).text for name in ("pause", "record", "results")] == ["Pause", "Record results", ""]
+        wait_until(lambda: by_id(browser, "fact-state").text == "lost")
+        assert running.engine.streams["other"].recording.active
+        Select(by_id(browser, "source")).select_by_value("other")
+        wait_until(lambda: by_id(browser, "record").text == "Stop recording")
+        browser.execute_script("""
+            const source = document.getElementById("source");
+            source.value = "demo";
+            source.dispatchEvent(new Event("change"));
+            document.getElementById("record").click();
+        """)
+        wait_until(lambda: running.engine.streams["demo"].recording)  # before anything was heard of that source
+        Select(by_id(browser, "source")).select_by_value("other")
+        wait_until(lambda: people(browser))
+    wait_until(lambda: "The server does not answer" in message(browser))
+    assert not people(browser)
+    with serving([unplugged, other], detector="haar", port=port) as running:
+        wait_until(lambda: people(browser), 30)
+        assert message(browser) == ""
+        assert running.engine.streams["other"].status()["viewers"] == 1  # of pictures too, not of numbers alone
         browser.get("about:blank")
+    browser.get_log("browser")  # the requests that were not answered are in the console, as they should be
 
 
 def test_a_token_lets_the_page_in_and_its_streams_too(browser):

@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import io
+import threading
 import time
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 import requests
 from live_server import camera, encoded, overlap, serving, switch_off, wait_until
 
+from fer_keras.errors import DataError
 from fer_keras.types import TrackedFace
 from serving.live_picture import draw_live, encode_jpeg, notice_jpeg
 from serving.recording import Recording
 from serving.sources import CaptureSource, DemoSource, SourceLostError
-from serving.stream import TooManyError
+from serving.stream import Stream, TooManyError
 
 
 class Watched(DemoSource):
@@ -156,6 +158,33 @@ def test_many_viewers_get_fewer_pictures_while_frames_are_skipped():
             stream._behind = share
             rates.append(stream._picture_rate_hz())
     assert rates == [6, 6, 100, 100]
+
+
+def test_of_two_choices_the_later_one_holds_though_it_is_loaded_sooner(watched):
+    running, source, _ = watched
+    begun, loaded = threading.Event(), threading.Event()
+
+    def load(name):
+        if name == "slow":
+            begun.set()
+            loaded.wait(5)
+        elif name == "broken":
+            raise DataError("it can't be loaded")
+
+    config, metrics = running.engine.config, running.engine.metrics
+    stream = Stream("k", source, config, metrics, model="a", recognizer=load, detector=load, all_labels=tuple)
+    slow = threading.Thread(target=stream.choose, args=("slow",))
+    slow.start()
+    assert begun.wait(5)
+    stream.choose(detector="haar")  # says nothing of the model
+    for last in ("quick", "broken"):
+        with contextlib.suppress(DataError):
+            stream.choose(last)
+    loaded.set()
+    slow.join(5)
+    assert (stream.model, stream.detector) == ("quick", "haar")
+    stream.choose("slow")
+    assert stream.model == "slow"
 
 
 def test_a_slow_viewer_sees_fewer_pictures_and_delays_nobody(watched):

@@ -52,10 +52,13 @@ def test_a_file_plays_every_frame_at_its_speed_and_starts_over(tmp_path):
     frames = [source.read() for _ in range(14)]
     passed = time.monotonic() - start
     source.close()
+    source.open()  # somebody watches again
+    frames.append(source.read())
+    source.close()
     levels = [round(float(frame.rgb.mean()) / 10) for frame in frames]
-    assert levels == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1]
-    assert np.allclose([frame.time_s for frame in frames], np.arange(14) / 20)
-    assert [number for number, frame in enumerate(frames) if frame.restarted] == [0, 6, 12]
+    assert levels == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1, 0]
+    assert np.allclose([frame.time_s for frame in frames], np.arange(15) / 20)
+    assert [number for number, frame in enumerate(frames) if frame.restarted] == [0, 6, 12, 14]
     assert passed > 0.6  # 13 steps of 50 ms
 
 
@@ -177,3 +180,6 @@ def test_a_file_slot_waits_until_each_frame_was_taken():
         taken.append(slot.take(5).time_s)
     writer.join(5)
     assert taken == [0, 1, 2, 3, 4]
+    slot.put(frame(5), stop)
+    stop.set()
+    assert slot.put(frame(6), stop) is False and slot.take(0).time_s == 5  # nothing is skipped at the end either

@@ -18,7 +18,8 @@ from films import UNEVEN_S, uneven_film
 
 from fer_keras.inference.recognizer import Recognizer
 from fer_keras.labels import EMOTIONS
-from serving import predict, videos
+from fer_keras.types import TrackedFace
+from serving import predict, video_report, videos
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = ROOT / "saved_models" / "ferplus-cnn"
@@ -203,14 +204,18 @@ def test_the_drawn_copy_of_an_uneven_video_lasts_as_long(tmp_path):
 
 
 def test_a_video_whose_name_opencv_would_die_of_is_told_and_the_next_one_read(clip, tmp_path, capsys):
-    shutil.copy(clip, tmp_path / "b.mp4")
-    shutil.copy(clip, tmp_path / os.fsdecode(b"a\xff.mp4"))
-    assert predict.main([str(tmp_path), "--csv", str(tmp_path / "f.csv"), "--every", "12", *map(str, QUICK)]) == 0
+    for name in (b"a\xfe.mp4", b"a\xff.mp4", b"a?.mp4", b"b.mp4"):  # the first three look alike
+        shutil.copy(clip, tmp_path / os.fsdecode(name))
+    words = [tmp_path, "--csv", tmp_path / "f.csv", "--draw", tmp_path / "drawn", "--every", 12, *QUICK]
+    code, lines, _ = run(capsys, *words)
+    assert code == 0
     table = rows(tmp_path / "f.csv")
-    assert [row["error"] for row in table if row["status"] == "error"] == [
-        "has a name that is not UTF-8, which OpenCV can't open; rename it"
-    ]
-    assert [row["path"][-5:] for row in table if row["status"] != "error"] == ["b.mp4"] * 3
+    told = "has a name that is not UTF-8, which OpenCV can't open; rename it"
+    assert [row["error"] for row in table if row["status"] == "error"] == [told] * 2
+    assert [row["path"][-6:] for row in table if row["status"] != "error"] == ["a?.mp4"] * 3 + ["/b.mp4"] * 3
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a?.mp4", "b.mp4"]
+    counts = [int(found[1]) for line in lines if (found := re.search(r"\.mp4: (\d+) frames analysed", line))]
+    assert sorted(counts) == [0, 0, 3, 3]
 
 
 def test_the_page_tells_the_persons_timeline(whole):
@@ -224,6 +229,27 @@ def test_the_page_tells_the_persons_timeline(whole):
     line = dict(zip(names, cells, strict=True))
     assert (line["person"], line["frames"]) == ("1", str(len(table)))
     assert float(line["mean neutral"]) == pytest.approx(mean, abs=0.006)
+
+
+def drawn_at(stairs, *times_s):
+    values, edges, _ = stairs.get_data()
+    return [bool(np.isfinite(values[np.searchsorted(edges, time_s) - 1])) for time_s in times_s]
+
+
+def test_the_timeline_of_an_uneven_film_has_everybody_at_their_times():
+    def face(track_id, frame):
+        return TrackedFace(track_id, (0, 0, 9, 9), 0.9, (0.7, 0.3), "glad", 0.7, uncertain=frame == 7)
+
+    # Person 1 is in frames 2 to 7, that is from 0.08 s on and until the frame that is due at 3.2 s; person 2 in the last.
+    film = [
+        videos.FrameRows(number, time_s, (face(1, number),) * (2 <= number <= 7) + (face(2, number),) * (number == 9))
+        for number, time_s in enumerate(UNEVEN_S)
+    ]
+    [summary] = video_report.summarise([film], [videos.VideoFacts("film", len(film), UNEVEN_S[-1] + 0.52)])
+    first, second = video_report.plot_timelines(summary, ("glad", "sad")).axes
+    assert drawn_at(first.patches[0], 0.05, 0.1, 0.5, 1.1, 3.1, 3.3, 4.3) == [False, True, True, True, True, False, False]
+    assert drawn_at(first.patches[-1], 2.1, 2.3, 3.1, 3.3) == [False, True, True, False]  # uncertain
+    assert drawn_at(second.patches[0], 0.1, 4.1, 4.3, 4.7) == [False, False, True, True]
 
 
 def test_parquet_has_what_csv_has(clip, whole, tmp_path, capsys):
