@@ -14,7 +14,7 @@ from tiny_runs import MEASURED, ROOT, SIZE, TINY, continue_run, fit, history, st
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import FerError, TrainingError
 from training.config import TrainConfig
-from training.loop import fit_one
+from training.loop import _precision, fit_one
 from training.run_folder import RunFolder
 
 
@@ -26,6 +26,14 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unbroken(dataset, tmp_path_factory):
     return fit(dataset, tmp_path_factory.mktemp("runs") / "unbroken", **TINY)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_the_precision_that_is_told_is_that_of_the_layers(precision):
+    from fer_keras.models.registry import create_model
+
+    model = create_model("cnn", classes=3, image_size=16, channels=1, layers=[4], convs_per_stage=1, precision=precision)
+    assert _precision(model) == precision
 
 
 @pytest.mark.parametrize("classes_as", ["one-hot", "sparse"])
