@@ -81,7 +81,7 @@ def test_a_densenet_killed_while_fine_tuning_ends_as_the_unbroken_one(dense):
 
 def test_cached_features_give_the_result_of_the_slow_way(dataset, tmp_path, eagerly):
     """Without augmentation and dropout both ways train the same head on the same numbers."""
-    settings = {**DENSE, "finetune_epochs": 0, "frozen_epochs": 2, "frozen_batch_size": 32, "dropout": 0.0, "augment": False}
+    settings = {**DENSE, "finetune_epochs": 0, "frozen_epochs": 1, "frozen_batch_size": 32, "dropout": 0.0, "augment": False}
     cached, _ = fit(dataset, tmp_path / "cached", **settings)
     live, _ = fit(dataset, tmp_path / "live", **settings, frozen_features="live")
     assert history(cached)["val_loss"].tolist() == pytest.approx(history(live)["val_loss"].tolist(), rel=1e-2)
@@ -89,10 +89,9 @@ def test_cached_features_give_the_result_of_the_slow_way(dataset, tmp_path, eage
 
 def test_augmented_views_are_used(dense, dataset, tmp_path):
     """The frozen phase of the other run but for the views."""
-    views, _ = fit(dataset, tmp_path / "views", **{**DENSE, "finetune_epochs": 0, "best_after": 1, "feature_views": 2})
-    plain = history(dense[0])["loss"][:2].tolist()
-    assert len(history(views)) == 2
-    assert history(views)["loss"].tolist() != plain
+    views, _ = fit(dataset, tmp_path / "views", **{**DENSE, "finetune_epochs": 0, "frozen_epochs": 1, "feature_views": 2})
+    assert len(history(views)) == 1
+    assert history(views)["loss"][0] != history(dense[0])["loss"][0]
 
 
 def test_without_a_frozen_phase_the_whole_network_learns_from_scratch(dataset, tmp_path, eagerly):
