@@ -1,7 +1,7 @@
 """Exported models under TensorFlow and under OpenVINO, also in bfloat16: whether they say the same of every face, and how long
 each takes.
 
-    python -m benchmarks.runtimes --data data/prepared/ferplus [--model saved_models/ferplus-cnn ...] [--split validation]
+    python -m benchmarks.runtimes --data data/prepared/ferplus [--model saved_models/ferplus-cnn ...] [--record]
 
 For each model: seconds to load it once TensorFlow is up, its size on disk, milliseconds for a call with 8 faces (median,
 taken in turns), and how far OpenVINO is from TensorFlow over all faces of the split: the largest difference of a probability,
@@ -38,10 +38,16 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="prepared data set")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--model", nargs="+", default=["saved_models/ferplus-cnn"])
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="write into each metadata.json how often the label is the same in bfloat16, without which it is not chosen unasked",
+    )
     args = parser.parse_args()
 
     from fer_keras.cli import import_tensorflow
     from fer_keras.data.dataset import FaceDataset
+    from fer_keras.files import write_json
     from fer_keras.inference.runtimes import open_runtime
     from fer_keras.models.exported import load_exported, read_metadata
     from fer_keras.runtime import RUNTIMES, computes_bfloat16
@@ -61,6 +67,10 @@ def main() -> None:
         calls = {name: open_runtime(path, metadata, name)[1] for name in RUNTIMES}
         pixels = fitted(dataset.faces[rows], model)
         answers = {name: predict(pixels) for name, predict in calls.items()}
+        if args.record:
+            same = answers["openvino-bf16"].argmax(axis=1) == answers["openvino"].argmax(axis=1)
+            tried = {"same_label": round(float(same.mean()), 5), "n": len(rows), "data": f"{dataset.name} {args.split}"}
+            write_json(path / "metadata.json", {**metadata, "bfloat16": tried})
         took = median_ms(calls, pixels[:FACES])
         print(f"{path.name}: loads in {loading:.2f} s; {size / 1e6:.1f} MB; {len(rows)} {args.split} faces")
         for name, ms in took.items():

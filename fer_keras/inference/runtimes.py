@@ -16,6 +16,9 @@ from fer_keras.runtime import choose_runtime, compile_openvino, computes_bfloat1
 
 #: How far probabilities may lie from TensorFlow's. In bfloat16 those of shipped models lay 0.014 apart at most (docs/results.md).
 TOLERANCES = {"openvino": 1e-3, "openvino-bf16": 0.05}
+#: A model is run in bfloat16 unasked if the label is the same for such a share of faces, as `benchmarks.runtimes --record` writes
+#: into metadata.json: {"bfloat16": {"same_label": 0.998, "n": 3579, "data": "ferplus validation"}}.
+SAME_LABEL = 0.995
 #: Faces in one call at most, so that memory stays small.
 MAX_BATCH = 64
 
@@ -27,7 +30,8 @@ def open_runtime(path: Path, metadata: Mapping[str, Any], wanted: str = "auto") 
     """Open the SavedModel of an exported model: (one of `runtime.RUNTIMES`, its predict function).
 
     wanted: one of those, or "auto": OpenVINO where it is installed and gives what TensorFlow gives, in bfloat16 where the
-    processor has it; else TensorFlow, with a warning. Compared are the probabilities of a probe batch: with those that TensorFlow
+    processor has it and metadata.json says that the model has been tried in it and nearly always gives the same label (see
+    SAME_LABEL); else TensorFlow, with a warning. Compared are the probabilities of a probe batch: with those that TensorFlow
     gave when the model was exported, where metadata.json has them, else with what it gives now, which takes its loading.
     Raises ConfigError for an unknown runtime or one that is not installed, ModelError where the model can't be loaded, or
     OpenVINO is asked for by name and does not agree.
@@ -37,7 +41,7 @@ def open_runtime(path: Path, metadata: Mapping[str, Any], wanted: str = "auto") 
         return "tensorflow", _by_tensorflow(path)
     names = [wanted]
     if wanted == "auto":
-        names = ["openvino-bf16", "openvino"] if computes_bfloat16() else ["openvino"]
+        names = ["openvino-bf16", "openvino"] if _stands_bfloat16(metadata) and computes_bfloat16() else ["openvino"]
     size = metadata["input"]
     pixels = probe_pixels(size["height"], size["channels"])
     expected = _recorded(metadata, len(pixels))
@@ -57,6 +61,13 @@ def open_runtime(path: Path, metadata: Mapping[str, Any], wanted: str = "auto") 
     fallback = reference or _by_tensorflow(path)  # a damaged model is told here, in its own words
     warnings.warn(f"{problem}. TensorFlow runs it instead, slower", stacklevel=3)
     return "tensorflow", fallback
+
+
+def _stands_bfloat16(metadata: Mapping[str, Any]) -> bool:
+    try:
+        return bool(metadata["bfloat16"]["same_label"] >= SAME_LABEL)
+    except (KeyError, TypeError):  # it was not tried
+        return False
 
 
 def _check(name: str, model: str, probabilities: np.ndarray, expected: np.ndarray) -> None:
