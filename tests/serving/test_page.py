@@ -186,10 +186,10 @@ def test_pause_keeps_the_picture_and_ends_the_connections(page, server):
     wait_until(lambda: stream.status()["viewers"] == stream.status()["listeners"] == 0)
     assert by_id(page, "still").is_displayed() and not by_id(page, "picture").is_displayed()
     assert by_id(page, "pause").text == "Go on" and by_id(page, "pause").get_attribute("aria-pressed") is None
-    by_id(page, "pause").click()
-    wait_until(lambda: stream.status()["viewers"] == 1)
     before = drawn_points(page)
     assert not before[-1]  # what comes is not joined to what was
+    by_id(page, "pause").click()
+    wait_until(lambda: stream.status()["viewers"] == 1)
     wait_until(lambda: sum(drawn_points(page)) > sum(before))
     times = page.execute_script("""
         for (const timeS of [1e9, 1e9 + 1, 1e9 + 0.5]) chart.add(timeS, [0]);
