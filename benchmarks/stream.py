@@ -34,8 +34,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_keras.runtime import RUNTIMES
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,6 +42,8 @@ WARM_UP_S = 4.0
 
 def main() -> None:
     """Run the benchmark and print what was measured."""
+    from fer_keras.runtime import RUNTIMES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", help="a video to play as if it were a camera; default: the demo's four drawn faces")
     parser.add_argument("--size", default="640x480", help="frames are made this large (default %(default)s)")

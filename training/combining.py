@@ -129,24 +129,13 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
     trained on are left out of both, which matters for the folds of a k-fold run; where (nearly) none is left, all are
     scored, nothing is fitted, and a note says that the figures flatter.
     """
-    from fer_keras.models.exported import read_metadata
-
     protocol = protocol or targets.default_protocol(dataset)
     notes, seen = [], [np.empty(0, np.int64)]
     for member in members:
-        if member.is_run:
-            run = scoring.open_run(member.path)
-            if scoring.is_own(run, dataset):
-                seen.append(run.rows("train"))
-                continue
-            source = run.provenance["dataset"].get("name")
-        else:
-            trained_on = read_metadata(member.path)["trained_on"]
-            rows = scoring.rows_seen(trained_on, dataset)
-            if rows is not None:
-                seen.append(rows)
-                continue
-            source = trained_on.get("name") if isinstance(trained_on, Mapping) else trained_on
+        rows, source = _learnt_from(member, dataset)
+        if rows is not None:
+            seen.append(rows)
+            continue
         notes.append(f"{member.name} was trained on other data ({source}); whether some of these faces were in it is not checked")
     trained = np.unique(np.concatenate(seen))
     labelled = {split: targets.select(dataset, dataset.rows(split), protocol) for split in ("validation", "test")}
@@ -179,6 +168,19 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
     none = np.empty(0, np.int64)
     notes.append(f"members were trained on faces that are scored here ({split}); all figures flatter, and no weights are fitted")
     return Faces(protocol, split, none, none, rows, truth, [(none, np.arange(len(rows)))], notes)
+
+
+def _learnt_from(member: Member, dataset: FaceDataset) -> tuple[np.ndarray | None, object]:
+    """int64 rows of the data set that a member learnt from, None where that was other data; and what its data is called."""
+    from fer_keras.models.exported import read_metadata
+
+    if member.is_run:
+        run = scoring.open_run(member.path)
+        if scoring.is_own(run, dataset):
+            return run.rows("train"), dataset.name  # whatever it was called then
+        return None, run.provenance["dataset"].get("name")
+    about = read_metadata(member.path)["trained_on"]
+    return scoring.rows_seen(about, dataset), about.get("name") if isinstance(about, Mapping) else about
 
 
 def _halves(truth: np.ndarray, seed: int) -> np.ndarray:
@@ -424,24 +426,10 @@ def _figures(
 
 def _trained_on(members: Sequence[Member], dataset: FaceDataset) -> dict[str, Any]:
     """What the members were trained on, for metadata.json; `choose_faces` reads it when the ensemble becomes a member."""
-    from fer_keras.models.exported import read_metadata
-
-    names, rows, strange = [dataset.name], [], False
-    for member in members:
-        run = scoring.open_run(member.path) if member.is_run else None
-        if run is not None and scoring.is_own(run, dataset):
-            rows.append(run.rows("train"))
-            continue
-        about = run.provenance["dataset"] if run is not None else read_metadata(member.path)["trained_on"]
-        about = about if isinstance(about, Mapping) else {"name": about}
-        seen = None if run is not None else scoring.rows_seen(about, dataset)
-        if seen is None:
-            strange = True
-        else:
-            rows.append(seen)
-        names.append(str(about.get("name")))
+    rows, sources = zip(*(_learnt_from(member, dataset) for member in members), strict=True)
+    strange = any(each is None for each in rows)
     return {
-        "name": ", ".join(dict.fromkeys(names)),
+        "name": ", ".join(dict.fromkeys([dataset.name, *map(str, sources)])),
         **({} if strange else {"fingerprint": dataset.fingerprint, **scoring.learnt_from(dataset, *rows)}),
         "members": ", ".join(member.name for member in members),
     }

@@ -372,6 +372,12 @@ def audit(
     return {**result, "permutations": permutations, "comparisons": len(comparisons), "models": models}
 
 
+def check_repeats(repeats: int) -> None:
+    """Raise ConfigError for fewer repeats of a bootstrap than an interval needs."""
+    if repeats < LEAST_REPEATS:
+        raise ConfigError(f"a 95% interval needs {LEAST_REPEATS} repeats or more, got {repeats}")
+
+
 def _check(
     truth: np.ndarray,
     probabilities: Mapping[str, np.ndarray],
@@ -381,8 +387,7 @@ def _check(
     min_cell: int,
     repeats: int,
 ) -> None:
-    if repeats < LEAST_REPEATS:
-        raise ConfigError(f"a 95% interval needs {LEAST_REPEATS} repeats or more, got {repeats}")
+    check_repeats(repeats)
     if min_n < 2 or min_cell < 1:
         raise ConfigError(f"a group that is compared has 2 faces or more (of an emotion 1), got {min_n} and {min_cell}")
     if not len(truth):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_keras.errors import ConfigError, DataError
+from fer_keras.errors import DataError
 from fer_keras.evaluation import fairness, resampling
 
 NOISE = "noise: no difference shown"
@@ -149,8 +149,7 @@ def judge_repeated(
     other, which may want more repeats than were given, since no p is under 2 / repeats.
     Raises DataError where fewer than two groups have `min_n` faces, ConfigError for too few repeats.
     """
-    if repeats < fairness.LEAST_REPEATS:
-        raise ConfigError(f"a 95% interval needs {fairness.LEAST_REPEATS} repeats or more, got {repeats}")
+    fairness.check_repeats(repeats)
     repeats = max(repeats, _REPEATS_EACH * comparisons)
     names, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
     counts = np.bincount(group, minlength=len(names))
