@@ -1,3 +1,5 @@
+import gc
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,21 @@ def pytest_collection_modifyitems(items):
     """The long files first; see LONGEST_FIRST."""
     order = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def pytest_configure():
+    """Collect seldom: TensorFlow, Keras and their graphs are a million objects that each full collection looks through.
+
+    Tracing fills Python's default thresholds many times a second; a third of the time of some files went into that.
+    """
+    gc.set_threshold(20_000, 10, 10)
+
+
+def pytest_runtest_setup():
+    """Leave the modules of Keras out of all later collections, once a test has imported it."""
+    if "keras" in sys.modules and gc.get_freeze_count() == 0:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
