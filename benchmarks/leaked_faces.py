@@ -12,50 +12,50 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fer_keras.cli import CommandParser, run
+from fer_keras.data.dataset import FaceDataset
+from fer_keras.data.targets import select
+from training import scoring
 
-def twins(faces: np.ndarray, judged: np.ndarray, others: np.ndarray) -> np.ndarray:
+
+def twins(dataset: FaceDataset, judged: np.ndarray, others: np.ndarray) -> np.ndarray:
     """For each judged row the first of the other rows with the same pixels, -1 where there is none.
 
-    faces: uint8 (n, h, w, c). judged: int (j,), others: int (o,), row numbers. Returns int64 (j,).
+    judged: int64 (j,), others: int64 (o,), row numbers. Returns int64 (j,).
     """
-    first: dict[bytes, int] = {}
-    for row in others:
-        first.setdefault(faces[row].tobytes(), int(row))
-    return np.array([first.get(faces[row].tobytes(), -1) for row in judged], np.int64)
+    from training.folds import different_pictures
+
+    rows = np.concatenate([others, judged])
+    first, picture = different_pictures(dataset, rows)
+    stands = first[picture[len(others) :]]
+    return np.where(stands < len(others), rows[stands], -1)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print how many there are, and a line a model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="prepared data set")
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--model", nargs="+", default=["saved_models/ferplus-cnn"])
-    args = parser.parse_args(argv)
+    parser = CommandParser(prog="python -m benchmarks.leaked_faces", description=__doc__)
+    parser.add_argument("--model", nargs="+", default=["saved_models/ferplus-cnn"], help="exported models (default %(default)s)")
+    scoring.add_face_options(parser, data="none", split="default: test, or validation where there is no test")
+    return run(_command, parser, argv)
 
-    from fer_keras.data.dataset import FaceDataset
-    from fer_keras.data.targets import select
-    from fer_keras.errors import FerError
+
+def _command(args: argparse.Namespace) -> None:
     from fer_keras.evaluation.classification import accuracy_interval
-    from training import scoring
 
-    try:
-        dataset = FaceDataset.load(args.data)
-        judged = scoring.choose_faces([], dataset, args.split)
-        models = [scoring.exported_model(path) for path in args.model]
-    except FerError as error:
-        raise SystemExit(str(error)) from None
-    names = np.array(dataset.labels)
-    truth = names[judged.truth]
+    dataset = scoring.common_dataset([], args.data)
+    judged = scoring.choose_faces([], dataset, args.split, args.protocol)
+    models = [scoring.exported_model(path) for path in args.model]
+    truths = [scoring.label_positions(model, judged) for model in models]
     training = np.flatnonzero((dataset.manifest["split"] == "train").to_numpy())
-    twin = twins(dataset.faces, judged.rows, training)
+    twin = twins(dataset, judged.rows, training)
     seen = twin >= 0
-    learnt = np.full(len(twin), "", names.dtype)
     labelled, labels = select(dataset, np.unique(twin[seen]), judged.protocol)
-    for row, label in zip(labelled, labels, strict=True):
-        learnt[twin == row] = names[label]
+    label_of = np.full(len(dataset.manifest), -1)
+    label_of[labelled] = labels
+    learnt = np.where(seen, label_of[twin], -1)
     print(
         f"{dataset.name}, {judged.split}, protocol {judged.protocol}: {len(twin)} faces; {seen.sum()} ({seen.mean():.1%}) stand "
-        f"among the {len(training)} training rows of the source as well, {(learnt == truth)[seen].sum()} with the same label"
+        f"among the {len(training)} training rows of the source as well, {(learnt == judged.truth).sum()} with the same label"
     )
 
     def share(right: np.ndarray) -> str:
@@ -64,12 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         low, high = accuracy_interval(right.sum(), len(right))
         return f"{right.mean():.3f} ({low:.3f} to {high:.3f})"
 
-    for model in models:
-        answers = np.array(model.labels)[scoring.predict_rows(model, dataset, judged.rows).argmax(axis=1)]
-        right, by_heart = answers == truth, np.where(learnt != "", learnt, answers) == truth
+    for model, truth in zip(models, truths, strict=True):
+        right = scoring.predict_rows(model, dataset, judged.rows, args.batch_size).argmax(axis=1) == truth
+        by_heart = np.where(learnt >= 0, learnt == judged.truth, right)
         apart = f"with a twin {share(right[seen])}, without {share(right[~seen])}"
         print(f"{model.key}: {share(right)}; {apart}; by heart {share(by_heart)}")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

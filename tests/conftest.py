@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items):
 def pytest_configure():
     """Collect seldom: TensorFlow, Keras and their graphs are a million objects that each full collection looks through.
 
-    Tracing fills Python's default thresholds many times a second; a third of the time of some files went into that.
+    Tracing fills Python's default thresholds many times a second; a fifth of the time of test_mitigate.py went into that.
     """
     gc.set_threshold(20_000, 10, 10)
 
