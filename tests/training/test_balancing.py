@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_runs import MEASURED, TINY, fit, history, start_only, write_bars, write_lopsided
+from tiny_runs import MEASURED, TINY, fit, history, shallow_densenet, start_only, write_bars, write_lopsided
 
 from fer_keras.errors import ConfigError
 from training import loop
@@ -122,7 +122,8 @@ def test_dro_serves_the_small_group_that_plain_training_neglects(lopsided, tmp_p
     assert right["dro"] > right["none"] + 0.2
 
 
-def test_dro_trains_on_the_stored_features_of_a_frozen_backbone_too(dataset, tmp_path):
+def test_dro_trains_on_the_stored_features_of_a_frozen_backbone_too(dataset, tmp_path, monkeypatch):
+    shallow_densenet(monkeypatch)
     settings = {
         "arch": "densenet121",
         "weights": "none",

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_runs import fit, history, write_bars
+from tiny_runs import fit, history, shallow_densenet, write_bars
 
 from fer_keras.models import densenet
 from training.config import TrainConfig
@@ -20,6 +20,13 @@ SETTINGS = {
     "tensorboard": False,
     "precision": "float32",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    with pytest.MonkeyPatch.context() as patch:
+        shallow_densenet(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

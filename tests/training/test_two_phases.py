@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_runs import MEASURED, continue_run, fit, history, write_bars
+from tiny_runs import MEASURED, continue_run, fit, history, shallow_densenet, write_bars
 
 from training.run_folder import RunFolder
 
@@ -28,19 +28,13 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dense(dataset, tmp_path_factory):
-    """A run to its end; beside it "killed", the disk as a kill after the first epoch of fine-tuning would have left it."""
-    from training import loop
+    """With all its 121 layers, to its end."""
+    return fit(dataset, tmp_path_factory.mktemp("dense") / "dense", **DENSE)
 
-    out, write_history = tmp_path_factory.mktemp("dense") / "dense", loop.write_history
 
-    def then_copy(path, history):
-        write_history(path, history)
-        if len(history) == 3:
-            shutil.copytree(out, out.with_name("killed"))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "write_history", then_copy)
-        return fit(dataset, out, **DENSE)
+@pytest.fixture
+def shallow(monkeypatch):
+    shallow_densenet(monkeypatch)
 
 
 @pytest.fixture
@@ -69,29 +63,39 @@ def test_both_phases_run_and_only_the_second_changes_the_backbone(dense, dataset
     assert "conv5" in changed
 
 
-def test_a_densenet_killed_while_fine_tuning_ends_as_the_unbroken_one(dense):
-    """In a new process. Killing for real, which takes tracing a DenseNet once more, is left to test_loop."""
-    run = RunFolder.open(dense[0].path.with_name("killed"))
+def test_a_densenet_killed_while_fine_tuning_ends_as_the_unbroken_one(shallow, dataset, tmp_path, monkeypatch):
+    """In a new process, from the disk as a kill after the first epoch of fine-tuning would have left it.
+
+    Killing for real, which takes tracing a DenseNet once more, is left to test_loop.
+    """
+    from training import loop
+
+    out, write_history = tmp_path / "dense", loop.write_history
+
+    def then_copy(path, history):
+        write_history(path, history)
+        if len(history) == 3:
+            shutil.copytree(out, out.with_name("killed"))
+
+    monkeypatch.setattr(loop, "write_history", then_copy)
+    unbroken, _ = fit(dataset, out, **DENSE)
+    run = RunFolder.open(out.with_name("killed"))
     assert len(history(run)) == 3
     assert not run.finished
-    done = continue_run(run)
+    done = continue_run(run, shallow=True)
     assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(history(run)[MEASURED], history(dense[0])[MEASURED], check_exact=True)
+    pd.testing.assert_frame_equal(history(run)[MEASURED], history(unbroken)[MEASURED], check_exact=True)
 
 
-def test_cached_features_give_the_result_of_the_slow_way(dataset, tmp_path, eagerly):
+def test_cached_features_give_the_result_of_the_slow_way_and_augmented_views_another(shallow, dataset, tmp_path, eagerly):
     """Without augmentation and dropout both ways train the same head on the same numbers."""
-    settings = {**DENSE, "finetune_epochs": 0, "frozen_epochs": 1, "frozen_batch_size": 32, "dropout": 0.0, "augment": False}
-    cached, _ = fit(dataset, tmp_path / "cached", **settings)
-    live, _ = fit(dataset, tmp_path / "live", **settings, frozen_features="live")
+    settings = {**DENSE, "finetune_epochs": 0, "frozen_epochs": 1, "frozen_batch_size": 32, "dropout": 0.0}
+    cached, _ = fit(dataset, tmp_path / "cached", **settings, augment=False)
+    live, _ = fit(dataset, tmp_path / "live", **settings, augment=False, frozen_features="live")
     assert history(cached)["val_loss"].tolist() == pytest.approx(history(live)["val_loss"].tolist(), rel=1e-2)
-
-
-def test_augmented_views_are_used(dense, dataset, tmp_path):
-    """The frozen phase of the other run but for the views."""
-    views, _ = fit(dataset, tmp_path / "views", **{**DENSE, "finetune_epochs": 0, "frozen_epochs": 1, "feature_views": 2})
+    views, _ = fit(dataset, tmp_path / "views", **settings, feature_views=2)
     assert len(history(views)) == 1
-    assert history(views)["loss"][0] != history(dense[0])["loss"][0]
+    assert history(views)["val_loss"].tolist() != pytest.approx(history(cached)["val_loss"].tolist(), rel=1e-2)
 
 
 def test_without_a_frozen_phase_the_whole_network_learns_from_scratch(dataset, tmp_path, eagerly):

@@ -1,5 +1,6 @@
 """Real, tiny trainings that the tests of the loop share."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -69,6 +70,18 @@ TINY = {
 }
 
 
+def shallow_densenet(patch):
+    """Until `patch` (a pytest.MonkeyPatch) is undone, keras.applications' DenseNet121 has 2 layers a block, not 6 to 24.
+
+    Tracing 121 layers takes a quarter of a minute. For what the loop does with a backbone and its blocks two do as well;
+    test_two_phases.py, test_densenet.py and test_contract.py have all 121.
+    """
+    import keras
+    from keras.src.applications import densenet
+
+    patch.setattr(keras.applications, "DenseNet121", functools.partial(densenet.DenseNet, [2, 2, 2, 2]))
+
+
 def fit(dataset, out, features=None, **settings):
     from training.loop import fit_one
     from training.train import start_run
@@ -87,7 +100,7 @@ def history(run):
 
 CONTINUE = """
 import os, signal, sys
-sys.path.insert(0, {root!r})
+sys.path[:0] = [{root!r}, {here!r}]
 from training import loop
 from training.config import TrainConfig
 from training.run_folder import RunFolder
@@ -99,6 +112,10 @@ if {kill_after}:
         if len(history) == {kill_after}:
             os.kill(os.getpid(), signal.SIGKILL)
     loop.write_history = then_die
+if {shallow}:
+    import pytest
+    from tiny_runs import shallow_densenet
+    shallow_densenet(pytest.MonkeyPatch())
 run = RunFolder.open({path!r})
 dataset = run.dataset()
 config = TrainConfig.from_dict(run.config)
@@ -114,8 +131,9 @@ def start_only(dataset, out, **settings):
     return start_run(config.resolved(), dataset)
 
 
-def continue_run(run, kill_after=0):
-    code = CONTINUE.format(root=str(ROOT), path=str(run.path), kill_after=kill_after)
+def continue_run(run, kill_after=0, shallow=False):
+    here = str(Path(__file__).parent)
+    code = CONTINUE.format(root=str(ROOT), here=here, path=str(run.path), kill_after=kill_after, shallow=shallow)
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     )
