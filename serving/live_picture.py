@@ -18,18 +18,19 @@ BLUR_MARGIN = 0.25
 NOTICE_WH = (640, 480)
 
 
-def draw_live(image_rgb: np.ndarray, faces: Sequence[TrackedFace], labels: Sequence[str], blur: bool = False) -> np.ndarray:
+def draw_live(
+    image_rgb: np.ndarray, faces: Sequence[TrackedFace], labels: Sequence[str], blur: Sequence[Sequence[float]] = ()
+) -> np.ndarray:
     """A frame with boxes, ids, labels and confidences, uint8 (h, w, 3) **BGR**, as the encoder takes it.
 
     Drawn by OpenCV, which needs a tenth of the time of `serving.drawing` and has only a plain font. image_rgb: uint8 (h, w,
-    3), not changed. blur: make the faces unrecognisable first.
+    3), not changed. blur: boxes (x1, y1, x2, y2) in pixels; what is in them and close around is made unrecognisable first.
     """
     import cv2
 
     picture = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
-    if blur:
-        for face in faces:
-            _blur(picture, face.box_xyxy_px)
+    for box in blur:
+        _blur(picture, box)
     height, width = picture.shape[:2]
     line = max(2, round(min(height, width) / 240))
     scale = max(0.4, min(height, width) / 900)

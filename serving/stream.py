@@ -391,7 +391,9 @@ class Stream:
             try:
                 if analyzer is None:
                     self._publish_notice("Connecting", f"opening {self.source.title} with {self.model}")
-                    analyzer = Analyzer(self._make_recognizer(self.model), self._make_detector(self.detector))
+                    # A face that comes in must be found before the picture is seen, where none may be recognisable.
+                    every = {"detect_every_s": 0.0} if self.config.blur else {}
+                    analyzer = Analyzer(self._make_recognizer(self.model), self._make_detector(self.detector), **every)
                 if frame is not None:
                     self._analyse_frame(analyzer, frame)
                 elif self._state != "live" and time.monotonic() - last_notice >= NOTICE_S:
@@ -422,7 +424,9 @@ class Stream:
         self._pace.set_rate(self._picture_rate_hz())
         if self._watching["picture"] and self._pace.due():
             start = time.perf_counter()
-            picture = live_picture.draw_live(frame.rgb, faces, recognizer.labels, self.config.blur)
+            # Not of the faces shown alone, which are fewer: there is a most, and one seen for the first time is not shown yet.
+            hidden = analyzer.boxes_xyxy_px if self.config.blur else ()
+            picture = live_picture.draw_live(frame.rgb, faces, recognizer.labels, hidden)
             drawn = time.perf_counter()
             jpeg = live_picture.encode_jpeg(picture, self.config.jpeg_quality)
             stages_s |= {"draw": drawn - start, "encode": time.perf_counter() - drawn}

@@ -103,6 +103,15 @@ class Analyzer:
         self.last_stage_s = {"detect": spent, "recognize": time.perf_counter() - start, "track": tracking + found - spent}
         return [self._shown(recognizer, track, time_s) for track in faces if track.track_id in self._emotions]
 
+    @property
+    def boxes_xyxy_px(self) -> list[tuple[float, float, float, float]]:
+        """Where faces are or may be, (x1, y1, x2, y2) in pixels of the last frame: more than `analyze` gives.
+
+        Those seen for the first time are among them, which are not shown yet, and those lost a short while ago, where they were
+        last. For hiding faces.
+        """
+        return self._tracker.boxes_xyxy_px
+
     def _look(self, image: np.ndarray, time_s: float) -> float:
         """Find the faces. Returns the seconds that the detector took; the rest is the tracker's."""
         spent = 0.0

@@ -110,6 +110,11 @@ class Tracker:
         """The faces to show, by id."""
         return sorted((track for track in self.tracks if track.track_id), key=lambda track: track.track_id)
 
+    @property
+    def boxes_xyxy_px(self) -> list[tuple[float, float, float, float]]:
+        """Where faces are or were last: those in view, those not confirmed yet, and those lost but remembered."""
+        return [track.box_xyxy_px for track in self._tracks]
+
     def knows(self, track_id: int) -> bool:
         """Whether a face of this id is in view or remembered."""
         return any(track.track_id == track_id for track in self._tracks)

@@ -13,7 +13,7 @@ from fer_keras.errors import DataError
 from fer_keras.types import TrackedFace
 from serving.live_picture import draw_live, encode_jpeg, notice_jpeg
 from serving.recording import Recording
-from serving.sources import CaptureSource, DemoSource, SourceLostError
+from serving.sources import CaptureSource, DemoSource, Frame, SourceLostError
 from serving.stream import Stream, TooManyError
 
 
@@ -302,7 +302,7 @@ def test_boxes_are_drawn_around_faces_and_nowhere_else():
 
 def test_blurred_faces_can_not_be_told_apart_and_the_rest_stays_sharp(astronaut):
     box = (170.0, 70.0, 280.0, 200.0)
-    blurred = draw_live(astronaut, [face(box=box)], ("glad", "sad"), blur=True)[:, :, ::-1]
+    blurred = draw_live(astronaut, [face(box=box)], ("glad", "sad"), blur=[box])[:, :, ::-1]
     x1, y1, x2, y2 = (int(edge) for edge in box)
     inside = (slice(y1 + 8, y2 - 8), slice(x1 + 8, x2 - 8))
     sharpness = [np.abs(np.diff(picture[inside].astype(int), axis=1)).mean() for picture in (astronaut, blurred)]
@@ -310,10 +310,53 @@ def test_blurred_faces_can_not_be_told_apart_and_the_rest_stays_sharp(astronaut)
     assert np.array_equal(blurred[300:], astronaut[300:])
 
 
+class Entering:
+    """A live camera: from the fourth frame on two people are in the picture."""
+
+    title, live = "entrance", True
+
+    def __init__(self, astronaut):
+        self.photograph = np.concatenate([astronaut[:300], astronaut[:300]], axis=1)
+        self.read_frames = 0
+
+    def open(self):
+        self.read_frames = 0
+
+    def read(self):
+        time.sleep(0.03)
+        self.read_frames += 1
+        empty = np.full_like(self.photograph, 90)
+        return Frame(self.photograph if self.read_frames > 3 else empty, self.read_frames / 30, time.time())
+
+    def close(self):
+        pass
+
+
+def test_with_blur_no_face_is_ever_clear_not_even_a_new_one_or_one_too_many(astronaut):
+    import cv2
+
+    with serving([Entering(astronaut)], detector="mtcnn", blur=True, max_faces=1, picture_fps=60) as running:
+        running.ready()
+        with running.engine.streams["entrance"].watch("picture") as following:
+            pictures = [live_update(following) for _ in range(12)]
+    assert any(update.result["faces"] for update in pictures)
+    assert all(len(update.result["faces"]) <= 1 for update in pictures)
+    seen = 0
+    for update in pictures:
+        drawn = cv2.imdecode(np.frombuffer(update.jpeg, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+        for left in (0, 512):
+            eyes = drawn[95:125, left + 195 : left + 255].astype(int)
+            if abs(eyes.mean() - 90) > 5:
+                seen += 1
+                sharp = np.abs(np.diff(astronaut[95:125, 195:255].astype(int), axis=1)).mean()
+                assert np.abs(np.diff(eyes, axis=1)).mean() < 0.3 * sharp
+    assert seen > 4
+
+
 def test_a_face_that_reaches_out_of_the_picture_is_drawn_and_blurred_all_the_same():
     image = np.full((60, 60, 3), 90, np.uint8)
     for box in ((-30.0, -30.0, 20.0, 20.0), (50.0, 50.0, 90.0, 90.0), (100.0, 100.0, 120.0, 130.0)):
-        assert draw_live(image, [face(box=box)], ("glad", "sad"), blur=True).shape == (60, 60, 3)
+        assert draw_live(image, [face(box=box)], ("glad", "sad"), blur=[box]).shape == (60, 60, 3)
 
 
 def test_a_jpeg_gives_back_what_was_drawn():
