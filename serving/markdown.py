@@ -67,20 +67,24 @@ def _table(lines: list[str], files: Mapping[str, str]) -> str:
 
 
 def _inline(text: str, files: Mapping[str, str]) -> str:
-    # What is in `code` is taken out first and put back last, so that stars in it stay stars.
-    codes: list[str] = []
+    # What is in `code`, and where links lead, is taken out first and put back last: stars in it stay stars, brackets brackets.
+    kept: list[str] = []
 
-    def keep(match: re.Match[str]) -> str:
-        codes.append(match[1])
-        return f"\0{len(codes) - 1}\0"
+    def keep(done: str) -> str:
+        kept.append(done)
+        return f"\0{len(kept) - 1}\0"
 
-    text = re.sub(r"`([^`]+)`", keep, text)
-    text = re.sub(r"\[([^\]]+)\]\((https?://[^\s()]+)\)", r'<a href="\2" rel="noopener noreferrer">\1</a>', text)
-    text = re.sub(r"\[([^\]]+)\]\(([\w-][\w.-]*)\)", lambda match: _link(match[1], files.get(match[2])), text)
+    def web(match: re.Match[str]) -> str:
+        return keep(f'<a href="{match[2]}" rel="noopener noreferrer">') + match[1] + keep("</a>")
+
+    def beside(match: re.Match[str]) -> str:
+        address = files.get(match[2])
+        return match[1] if address is None else keep(f'<a href="{html.escape(address, quote=True)}">') + match[1] + keep("</a>")
+
+    text = re.sub(r"`([^`]+)`", lambda match: keep(f"<code>{match[1]}</code>"), text)
+    # Words and address hold no tag that was kept, nor brackets: so no link stands in another one or in its address.
+    text = re.sub(r"\[([^\[\]]+)\]\((https?://[^\s()\[\]\0]+)\)", web, text)
+    text = re.sub(r"\[([^\[\]]+)\]\(([\w-][\w.-]*)\)", beside, text)
     text = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
     text = re.sub(r"(?<![\w*])\*([^*\s][^*]*)\*(?![\w*])", r"<em>\1</em>", text)
-    return re.sub(r"\0(\d+)\0", lambda match: f"<code>{codes[int(match[1])]}</code>", text)
-
-
-def _link(words: str, address: str | None) -> str:
-    return words if address is None else f'<a href="{html.escape(address, quote=True)}">{words}</a>'
+    return re.sub(r"\0(\d+)\0", lambda match: kept[int(match[1])], text)

@@ -6,6 +6,7 @@ import csv
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import Blueprint, Response, abort, current_app, redirect, render_template, request, send_file, url_for
 from werkzeug.exceptions import NotFound
@@ -32,8 +33,9 @@ def enter() -> Any:
     if token and given is not None and request.method == "GET" and request.blueprint == "pages":
         if not security.token_fits(given, token):
             return _login_page("That is not the token.")
-        kept = {name: value for name, value in request.args.items() if name != "token"}
-        response = redirect(url_for(request.endpoint, **(request.view_args or {}), **kept))
+        kept = urlencode([(name, value) for name, value in request.args.items(multi=True) if name != "token"])
+        address = url_for(request.endpoint, **(request.view_args or {}))
+        response = redirect(f"{address}?{kept}" if kept else address)
         security.set_cookie(response, request, token)
         return response
     return None

@@ -26,7 +26,8 @@ class ServerConfig:
     sources: each "demo", a camera's number, a file, or a URL (rtsp, http). models: exported models, as paths or names in
     saved_models; none: the shipped default. detector, min_face_px: what finds faces, and the smallest it looks for.
     runtime: what runs the models: "auto", or one of fer_keras.runtime.RUNTIMES. host, port: where it listens. token: who has
-    it is let in; needed where host is not loopback. blur: make faces in the stream and in snapshots unrecognisable.
+    it is let in; needed where host is not loopback. blur: make faces in the stream and in snapshots unrecognisable, as far as the
+    detector finds them, which then looks at every frame.
 
     max_viewers: streams watched at once, and as many listeners to events. max_requests: analyses of uploads waiting or
     running at once. max_image_mb, max_video_mb: bytes of an upload, in 2**20. max_pixels: of an uploaded picture or of one
@@ -86,7 +87,7 @@ class ServerConfig:
     @property
     def threads(self) -> int:
         """Threads that a server needs: one for each endless answer, and some for the others."""
-        return 2 * self.max_viewers + 16
+        return 2 * self.max_viewers * max(1, len(self.sources)) + 16
 
     @property
     def largest_body(self) -> int:

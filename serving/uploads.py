@@ -9,7 +9,6 @@ import logging
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,10 +80,8 @@ def decode_image(data: bytes, max_bytes: int, max_pixels: int) -> np.ndarray:
     if kind is None:
         raise RequestError(415, f"this is not a picture that is read here; expected {', '.join(IMAGE_FORMATS)}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures, which are refused below
-            with Image.open(io.BytesIO(data), formats=[kind]) as image:
-                width, height = image.size
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            width, height = image.size
     except Image.DecompressionBombError as error:
         raise RequestError(413, f"the picture has too many pixels; expected at most {max_pixels}") from error
     except Exception as error:  # Pillow's readers raise many kinds on damaged files
@@ -190,7 +187,7 @@ def _believed(stream: IO[bytes], max_pixels: int, max_s: float) -> Generator[Vid
         try:
             height, width = (int(side) for side in message["size_hw"])
             time_s, duration_s = float(message["time_s"]), float(message["duration_s"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             break
         if not (min(height, width) >= 1 and height * width <= max_pixels and latest_s < time_s <= max_s and duration_s >= 0):
             break

@@ -260,6 +260,7 @@ def test_what_the_decoder_sends_is_taken_where_it_can_be():
         {**FRAME[0], "size_hw": [-2, -3]},
         {**FRAME[0], "size_hw": [4, 3]},
         {**FRAME[0], "size_hw": "large"},
+        {**FRAME[0], "size_hw": [float("inf"), 1]},
         {**FRAME[0], "time_s": 7},
         {**FRAME[0], "time_s": float("nan")},
         {**FRAME[0], "time_s": 0.05},
@@ -734,6 +735,13 @@ def test_a_token_in_the_address_becomes_a_cookie_and_leaves_the_address(guarded)
     assert browser.get(running.url + "/?token=wrong", timeout=10).status_code == 401
     answer = browser.get(f"{running.url}/models?token={token}", timeout=10, allow_redirects=False)
     assert answer.status_code == 302 and answer.headers["Location"] == "/models"
+    # Words that Flask's url_for has a meaning for are words like others in an address.
+    for query, kept in (
+        ("endpoint=y&name=z&_method=FOO", "endpoint=y&name=z&_method=FOO"),
+        ("a=%C3%BC%26&a=2", "a=%C3%BC%26&a=2"),
+    ):
+        other = browser.get(f"{running.url}/models?token={token}&{query}", timeout=10, allow_redirects=False)
+        assert other.status_code == 302 and other.headers["Location"] == f"/models?{kept}"
     cookie = answer.headers["Set-Cookie"]
     assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and token not in cookie
     assert browser.get(running.url + "/api/models", timeout=10).status_code == 200

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from serving.markdown import render
@@ -47,6 +49,13 @@ def test_nothing_in_a_card_becomes_anything_but_text(hostile):
     for tag, attributes in found:
         assert set(attributes) <= {"href", "rel", "class"}, (tag, attributes)
         assert attributes.get("href", "https://").startswith("https://")
+
+
+def test_a_link_in_the_address_of_another_one_breaks_nothing():
+    made = render("[q](https://x/[z) foo](file.png)", files={"file.png": "/models/m/file.png"})
+    tags = re.findall(r"<[^>]*>", made)
+    assert all(re.fullmatch(r'</?p>|</a>|<a href="[^"<>]*"( rel="[^"]*")?>', tag) for tag in tags), made
+    assert tags.count("</a>") == sum(tag.startswith("<a ") for tag in tags)
 
 
 def test_a_card_without_end_of_fence_or_text_is_no_trouble():

@@ -14,6 +14,12 @@ def test_a_network_is_let_in_with_a_token_only():
     assert ServerConfig(host="::1").token is None
 
 
+def test_there_is_a_thread_for_every_endless_answer_of_every_source():
+    """A viewer's picture and a listener's events are one each; others must be served meanwhile."""
+    config = ServerConfig(sources=("demo", "0", "film.mp4"), max_viewers=5)
+    assert config.threads > 3 * (5 + 5)
+
+
 @pytest.mark.parametrize("token", ["", "short", "a" * 15, "ä" * 16, "a" * 15 + "\n"])
 def test_a_token_that_can_be_guessed_or_not_be_sent_is_refused(token):
     with pytest.raises(ConfigError, match="16 or more plain characters; take this one: "):
