@@ -8,17 +8,24 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from fer_keras.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: What a picture file of a data set is called. Other files are skipped and counted.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 #: More pixels than any camera takes are an attack or an accident, and would fill the memory.
 MAX_PIXELS = 120_000_000
+
+# Of odd metadata and of large pictures, both handled here. Once and for Pillow alone: `warnings.catch_warnings` around each
+# picture is not safe in threads, and could leave all warnings of the process switched off.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -31,22 +38,20 @@ def decode(source: str | os.PathLike | bytes, channels: int) -> np.ndarray:
     16-bit pictures are scaled to 8 bits, transparency is ignored, of an animation the first frame is taken.
     Raises DataError where the file is missing, not a picture, truncated, or larger than MAX_PIXELS.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     _check_channels(channels)
     name = "the picture" if isinstance(source, bytes) else os.fspath(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of large pictures; both are handled here
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise DataError(f"{name} is too large: {width}x{height}; expected at most {MAX_PIXELS // 10**6} megapixels")
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-                if upright.mode.startswith(("I", "F")):
-                    upright = _eight_bits(upright)
-                return _array(upright.convert("L" if channels == 1 else "RGB"))
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"{name} is too large: {width}x{height}; expected at most {MAX_PIXELS // 10**6} megapixels")
+            image.load()
+            upright = _upright(image)
+            if upright.mode.startswith(("I", "F")):
+                upright = _eight_bits(upright)
+            return _array(upright.convert("L" if channels == 1 else "RGB"))
     except FileNotFoundError as error:
         raise DataError(f"{name} does not exist") from error
     except Image.DecompressionBombError as error:
@@ -54,6 +59,25 @@ def decode(source: str | os.PathLike | bytes, channels: int) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
         # Pillow's decoders raise all of these on damaged files.
         raise DataError(f"{name} can't be read as a picture: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says; not at all where that can't be read.
+
+    PIL.ImageOps.exif_transpose writes the metadata anew as well, and fails where any entry of it is odd.
+    """
+    from PIL import ExifTags, Image
+
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # the readers of metadata raise many kinds; the pixels are none the worse for it
+        return image
+    turns = (
+        Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE,
+        Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+    )  # fmt: skip
+    turn = dict(enumerate(turns, start=2)).get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def resize(face: np.ndarray, size: int) -> np.ndarray:

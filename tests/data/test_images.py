@@ -1,6 +1,7 @@
 import contextlib
 import io
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -143,3 +144,25 @@ def test_parallel_results_keep_their_order_and_run_only_a_little_ahead():
     assert [next(results) for _ in range(3)] == [0, 2, 4]
     assert len(started) < 30
     assert list(results) == [2 * item for item in range(3, 1000)]
+
+
+@pytest.mark.parametrize("orientation_first", [True, False])
+@pytest.mark.parametrize(("tag", "kind"), [(0x0100, 2), (0x010F, 11), (0x0132, 3)])
+def test_odd_metadata_costs_no_picture(colours, tag, kind, orientation_first):
+    """An entry of a type that no writer gives it, beside the orientation "turn by 90 degrees"."""
+    entries = [(0x0112, 3, b"\0\x06\0\0"), (tag, kind, b"\0\x01\0\0")]
+    exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\2"
+    for number, of_kind, value in entries if orientation_first else entries[::-1]:
+        exif += number.to_bytes(2, "big") + of_kind.to_bytes(2, "big") + b"\0\0\0\1" + value
+    file = io.BytesIO()
+    Image.fromarray(colours).save(file, "JPEG", exif=exif + b"\0\0\0\0", quality=100, subsampling=0)
+    np.testing.assert_allclose(images.decode(file.getvalue(), 3).astype(int), np.rot90(colours, -1), atol=40)
+
+
+def test_reading_in_threads_leaves_the_warnings_of_the_process_alone(colours):
+    file = io.BytesIO()
+    Image.fromarray(colours).save(file, "PNG")
+    before = list(warnings.filters)
+    for _ in range(3):
+        list(images.in_parallel(lambda data: images.decode(data, 3), [file.getvalue()] * 200))
+    assert warnings.filters == before
