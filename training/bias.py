@@ -12,8 +12,10 @@ import numpy as np
 
 from fer_keras.cli import CommandParser, positive_int, run, words
 from fer_keras.data.dataset import UNKNOWN, FaceDataset
+from fer_keras.detectors import DETECTORS, Detector, create_detector
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.evaluation import fairness
+from fer_keras.evaluation.resampling import holm
 from fer_keras.files import write_json, write_whole
 from training import scoring
 from training.evaluate import PROTOCOL_MEANING, open_models
@@ -21,10 +23,6 @@ from training.scoring import ScoredFaces, ScoredModel
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from fer_keras.detectors import Detector
-
-DETECTORS = ("haar", "mtcnn")
 
 
 def audit_bias(
@@ -57,11 +55,7 @@ def audit_bias(
     for model in models:
         scoring.label_positions(model, faces)  # before anything is computed: labels may not fit
     groups = {column: dataset.manifest[column].to_numpy(str)[faces.rows] for column in by}
-    notes = [note for model in models for note in scoring.fit_notes(model, faces)]
-    if split is None and faces.split != "test":
-        notes.append(
-            f"{dataset.name} has no test faces: these are its {faces.split} faces, by which the best epoch may have been chosen"
-        )
+    notes = [*(note for model in models for note in scoring.fit_notes(model, faces)), *scoring.face_notes(faces, split)]
     notes += _absent_groups(dataset, faces, groups)
     labels = list(dict.fromkeys([*dataset.labels, *(label for model in models for label in model.labels)]))
     # What can't be compared is told before the models are run.
@@ -230,8 +224,6 @@ def _detection(
     there = np.array([path.is_file() for path in paths], bool)
     if not there.any():
         return {}, "", f"detector {detector} was not run: the source pictures of {dataset.name} are not there as files"
-    from fer_keras.detectors import create_detector
-
     missed, read = _run_detector(create_detector(detector), [path for path, is_file in zip(paths, there, strict=True) if is_file])
     note = f"detector {detector} was run on {int(read.sum())} source pictures"
     if unread := len(rows) - int(read.sum()):
@@ -258,8 +250,6 @@ def _run_detector(detector: Detector, paths: Sequence[Path]) -> tuple[np.ndarray
 def _misses(
     dataset: FaceDataset, by: Sequence[str], rows: np.ndarray, missed: np.ndarray, min_n: int, repeats: int, seed: int
 ) -> dict[str, Any]:
-    from fer_keras.evaluation.resampling import holm
-
     manifest = dataset.manifest
     found = {
         column: fairness.compare_shares(

@@ -97,7 +97,7 @@ class Member:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of an ensemble. Raises FerError where it can't be read."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FerError(f"{path} can't be read ({error}); begin the ensemble anew") from error
 
@@ -343,8 +343,8 @@ def _figures(
     from fer_keras.evaluation.calibration import expected_calibration_error
     from fer_keras.evaluation.classification import accuracy_difference_interval, classification_metrics
     from fer_keras.evaluation.report import column_names
+    from fer_keras.evaluation.resampling import holm, mcnemar
     from fer_keras.inference import ensemble
-    from training.compare import holm, mcnemar
 
     truth, count = faces.truth, len(members)
     singles = [classification_metrics(truth, one, labels) for one in answers.single]

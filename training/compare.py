@@ -13,6 +13,7 @@ import numpy as np
 from fer_keras.cli import CommandParser, run
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError
+from fer_keras.evaluation.resampling import holm
 from fer_keras.files import write_json
 from training import scoring
 from training.scoring import ScoredModel
@@ -37,16 +38,6 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> dict[str, 
     apart = only_first + only_second
     p = float(binomtest(only_first, apart, 0.5).pvalue) if apart else 1.0
     return {"only_first": only_first, "only_second": only_second, "p": p}
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for how many there are (Holm 1979), in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = float(highest)
-    return corrected
 
 
 def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -75,7 +66,7 @@ def compare(
         raise ConfigError(f"a comparison needs two models or more, got {len(models)}")
     faces = scoring.choose_faces(models, dataset, split, protocol)
     truths = [scoring.label_positions(model, faces) for model in models]
-    notes = [note for model in models for note in scoring.fit_notes(model, faces)]
+    notes = [*scoring.face_notes(faces, split), *(note for model in models for note in scoring.fit_notes(model, faces))]
     correct: dict[str, np.ndarray] = {}
     entries: dict[str, dict[str, Any]] = {}
     for model, truth in zip(models, truths, strict=True):
@@ -92,7 +83,7 @@ def compare(
         )
     for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         better = pair["second"] if pair["accuracy_difference"] > 0 else pair["first"]
-        pair["p_holm"] = corrected
+        pair["p_holm"] = float(corrected)
         pair["verdict"] = NO_DIFFERENCE if corrected >= SIGNIFICANT else f"{better} is better"
     return {
         "protocol": faces.protocol,

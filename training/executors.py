@@ -120,6 +120,9 @@ class _Lane:
                     return Outcome(task, error="stopped")
                 if self._process is None or not self._process.is_alive():
                     self._start()
+        except Exception as error:  # too little memory for one more process, for one
+            return Outcome(task, error=f"no process could be started: {one_line(error)}; try fewer --jobs")
+        try:
             self._connection.send((self._function, task))
             result, error = self._connection.recv()
             return Outcome(task, result, error)
@@ -129,14 +132,22 @@ class _Lane:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
             hint = ", as it is when memory runs out; try fewer --jobs" if code == -signal.SIGKILL else ""
             return Outcome(task, error=f"its process {how}{hint}; its last words, if any, are in {self._log}")
+        except Exception as error:  # a task that can't be pickled; the process goes on
+            return Outcome(task, error=one_line(error))
 
     def _start(self) -> None:
         # "spawn": a forked copy of a process that has run TensorFlow hangs.
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, self._threads, str(self._log)), daemon=True)
-        self._process.start()
-        theirs.close()  # else its end would not be noticed
+        connection, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self._threads, str(self._log)), daemon=True)
+        try:
+            process.start()
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            theirs.close()  # else its end would not be noticed
+        self._connection, self._process = connection, process  # only now: one that never started can't be joined
 
 
 def _work(connection: Connection, threads: int, log: str) -> None:

@@ -6,7 +6,7 @@ faces but a vector of weights, and a thousand repeats are one product of matrice
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -213,7 +213,7 @@ def permutation_p(observed: float, drawn: np.ndarray) -> float:
     return float((1 + (drawn >= observed - 1e-9).sum()) / (len(drawn) + 1))
 
 
-def holm(p_values: np.ndarray) -> np.ndarray:
+def holm(p_values: np.ndarray | Sequence[float]) -> np.ndarray:
     """Holm's step-down correction (1979): with chance alone at work, 5% of reports have a corrected p below 0.05.
 
     float (m,) -> float (m,), in the same order.

@@ -97,6 +97,45 @@ def test_trainings_that_do_not_differ_are_called_noise():
     assert quiet >= 19
 
 
+def shown(figure, before, after, n, tries):
+    """In how many of `tries` a difference is shown between trainings of these true accuracies by group, n faces each."""
+    groups = np.repeat([f"group {index}" for index in range(len(before))], n)
+    rates, rng = np.repeat([before, after], n, axis=1)[:, None], np.random.default_rng(1)
+    drawn = (rng.uniform(size=rates.shape) < rates for _ in range(tries))
+    judged = (judge_repeated(correct, groups, repeats=200).differences(0, [1], [figure]) for correct in drawn)
+    return sum(line[0]["shown"] for (line,) in judged)
+
+
+def test_variants_without_a_gap_are_not_told_apart_by_the_gap_that_chance_gives_them():
+    """The range of nine shares varies, and is larger, where accuracy is nearer a half; 5% of 60 is 3."""
+    assert shown("gap", [0.95] * 9, [0.6] * 9, 100, 60) <= 3
+    assert shown("gap", [0.8] * 9, [0.8] * 9, 100, 60) <= 3
+    assert shown("gap", [0.95] * 4, [0.6] * 4, 100, 60) <= 3
+    assert shown("gap", [0.9] * 2, [0.6] * 2, 200, 60) <= 3
+
+
+def test_a_large_difference_in_gap_is_shown():
+    assert shown("gap", [0.85, 0.55], [0.7, 0.7], 200, 20) >= 18
+    assert shown("gap", [0.85] * 8 + [0.55], [0.85] * 9, 100, 20) >= 14
+
+
+def test_the_lowest_of_nine_level_groups_is_not_called_worse_than_one_low_group():
+    """The worst group of both is right on 80%, but the lowest of nine such shares is lower by chance; 5% of 60 is 3."""
+    assert shown("worst", [0.8] * 9, [0.8] + [0.95] * 8, 100, 60) <= 3
+    assert shown("worst", [0.8] * 9, [0.5] + [0.8] * 8, 100, 20) >= 14
+
+
+def test_intervals_hold_their_own_estimate():
+    """Nine groups of equal figures in both variants: gaps of 0 that differ by 0. And one that is always right."""
+    groups = np.repeat([f"group {index}" for index in range(9)], 100)
+    correct = np.stack([np.tile(np.arange(100) < right, 9) for right in (95, 60, 100)])[:, None]
+    lines = judge_repeated(correct, groups).differences(0, [1, 2], ["accuracy", "gap", "worst", "group 0"])
+    assert all(entry["low"] <= entry["difference"] <= entry["high"] for line in lines for entry in line)
+    assert [line[1]["difference"] for line in lines] == [0, 0]
+    assert [line[1]["verdict"] for line in lines] == [NOISE, NOISE]
+    assert lines[0][2]["verdict"] == "worst is lower"
+
+
 def test_a_group_that_is_always_named_right_has_an_interval_all_the_same():
     """Three in a hundred is about what none in a hundred leaves open (the rule of three)."""
     correct = np.ones((1, 2, 200), bool)

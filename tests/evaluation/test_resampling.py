@@ -125,4 +125,5 @@ def test_a_share_of_all_gets_an_interval_though_resampling_can_not_vary_it():
 def test_holm_multiplies_the_smallest_by_all_and_the_next_by_one_less():
     assert resampling.holm(np.array([0.03, 0.005, 0.5, 0.02])) == pytest.approx([0.06, 0.02, 0.5, 0.06])
     assert resampling.holm(np.array([0.6, 0.7])) == pytest.approx([1, 1])
+    assert resampling.holm([0.04]) == pytest.approx([0.04])
     assert len(resampling.holm(np.array([]))) == 0

@@ -10,7 +10,7 @@ import pytest
 from bands import LABELS, banded_faces, write_faces
 
 from fer_keras.data.dataset import FaceDataset
-from training.compare import NO_DIFFERENCE, compare, differing_settings, holm, main, mcnemar
+from training.compare import NO_DIFFERENCE, compare, comparison_text, differing_settings, main, mcnemar
 from training.evaluate import evaluate_run
 from training.run_folder import RunFolder
 from training.scoring import open_model
@@ -32,13 +32,6 @@ def test_mcnemar_is_the_two_sided_binomial_tail(only_first, only_second):
 def test_models_that_never_differ_have_a_p_of_one():
     correct = np.array([True, False, True])
     assert mcnemar(correct, correct) == {"only_first": 0, "only_second": 0, "p": 1.0}
-
-
-def test_holm_multiplies_the_smallest_most_and_never_falls():
-    # By hand: 0.01 * 4, 0.02 * 3, 0.03 * 2 (not below the one before: 0.06), 0.9 * 1.
-    assert holm([0.03, 0.01, 0.9, 0.02]) == pytest.approx([0.06, 0.04, 0.9, 0.06])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([0.04]) == [0.04]
 
 
 def test_only_settings_that_differ_are_listed():
@@ -101,6 +94,15 @@ def test_clear_difference_is_named_with_the_better_model(trained, here):
     (pair,) = compare([behind, ahead], told)["pairs"]
     assert pair["verdict"] == "one is better"
     assert pair["p"] < 0.001
+
+
+def test_faces_that_may_have_chosen_the_best_epochs_are_said_to_be_such(trained, here):
+    faces, names = banded_faces(30)
+    data = write_faces(here / "v", faces, names, ["validation"] * 30)
+    result = compare([open_model(path) for path in (trained.one, trained.two)], data)
+    assert result["split"] == "validation"
+    assert any("v has no test faces" in note and "best epoch" in note for note in result["notes"])
+    assert "v has no test faces" in comparison_text(result)
 
 
 def test_fewer_than_two_models_or_twins_are_refused(trained, here, capsys):

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -39,6 +41,46 @@ def test_a_process_that_dies_costs_its_own_task_only(tmp_path):
     assert found["fail"].error == "the loss became nan; lower the learning rate"
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert {found[task].result[1] for task in "abc"} == {str(share)}
+
+
+@contextmanager
+def few_files(free):
+    """This process may open so many files more."""
+    resource = pytest.importorskip("resource")  # Windows has none
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    there = {int(name) for name in os.listdir("/dev/fd")}
+    lowest = [number for number in range(len(there) + free + 1) if number not in there]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest[free], before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def outcomes_in_time(executor, tasks):
+    """`outcomes`, or {} where they do not come: in a thread, so that waiting for ever is a failure and not a hang."""
+    found = {}
+    thread = threading.Thread(target=lambda: found.update(outcomes(executor, tasks)), daemon=True)
+    thread.start()
+    thread.join(20)
+    return found
+
+
+@pytest.mark.parametrize("free", [0, 3])  # none for the connection; enough for it, but not for the process
+def test_a_process_that_cannot_be_started_is_an_error_of_its_task(tmp_path, free):
+    outcomes_in_time(ProcessExecutor(1, tmp_path / "log"), ["a"])  # what multiprocessing opens once is open now
+    with few_files(free):
+        found = outcomes_in_time(ProcessExecutor(2, tmp_path / "log"), ["a", "b", "c"])
+    assert set(found) == {"a", "b", "c"}
+    for outcome in found.values():
+        assert "no process could be started" in outcome.error and "Too many open files" in outcome.error
+
+
+def test_a_task_that_cannot_be_pickled_is_an_error_and_the_others_go_on(tmp_path):
+    unknown = lambda: None  # noqa: E731
+    found = outcomes_in_time(ProcessExecutor(1, tmp_path / "log"), ["a", unknown, "b"])
+    assert found["a"].result[0] == "a" and found["b"].result[0] == "b"
+    assert "pickle" in found[unknown].error
 
 
 def test_who_stops_listening_stops_what_is_under_way(tmp_path):
