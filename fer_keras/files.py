@@ -84,6 +84,11 @@ def alone(path: str | os.PathLike, busy: str) -> Iterator[None]:
         lock.release()
 
 
+def folder_to_write(path: str | os.PathLike) -> Path:
+    """The folder that a path leads to, which may not be there yet: a link to another disk stays one and keeps leading there."""
+    return Path(os.path.realpath(path))
+
+
 def may_be_replaced(folder: Path, *marks: str) -> bool:
     """Whether nothing but our own is lost where `folder` is replaced: it is not there, is empty, or has a file so named."""
     if not folder.is_dir():
@@ -92,7 +97,10 @@ def may_be_replaced(folder: Path, *marks: str) -> bool:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Give `new` the name `target`; what stood there goes only once the new one is in place."""
+    """Give `new` the name `target`; what stood there goes only once the new one is in place.
+
+    target: no link, and on the disk of `new`; see `folder_to_write`.
+    """
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     shutil.rmtree(old, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -135,6 +135,7 @@ class GrowingTable:
 
     def __init__(self, base: Path, labels: Sequence[str], settings: Mapping[str, Any], restart: bool = False) -> None:
         """Raises ConfigError where another command left its results under these names. restart: throw those away."""
+        base = file_to_write(base)  # a link may lead to another disk
         self.path = base.with_name(f"{base.name}.unfinished.csv")
         self._state_path = base.with_name(f"{base.name}.unfinished.json")
         self.labels = tuple(labels)

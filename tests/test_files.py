@@ -15,6 +15,30 @@ def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
     assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text() == "new"
 
 
+@pytest.mark.parametrize("kind", ["data set", "model"])
+def test_a_link_to_a_folder_stays_one_and_that_folder_is_replaced(tmp_path, kind):
+    from fer_keras.data.dataset import DatasetWriter
+    from fer_keras.models.exported import export_model
+    from fer_keras.models.registry import ModelSpec
+
+    (tmp_path / "big").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "big", target_is_directory=True)
+    if kind == "model":
+        spec = ModelSpec("cnn", 2, 8, 1, {"layers": [4]})
+        for overwrite in (False, True):
+            export_model(spec.build(), spec, tmp_path / "link", {"labels": ["a", "b"], "trained_on": "noise"}, overwrite)
+        assert (tmp_path / "big" / "metadata.json").is_file()
+    else:
+        for overwrite in (False, True):
+            with DatasetWriter(tmp_path / "link", image_size=8, channels=1, overwrite=overwrite) as writer:
+                writer.add(None)
+                columns = {"label": ["a"], "split": ["train"], "kept": [True], "reason": [""], "source": [""]}
+                writer.finish(columns, labels=["a", "b"])
+        assert (tmp_path / "big" / "dataset.json").is_file()
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["big", "link"]
+
+
 def test_no_file_takes_the_place_of_a_pipe_or_a_folder(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="is a device or a pipe; name a file"):

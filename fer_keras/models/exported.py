@@ -25,7 +25,7 @@ import numpy as np
 
 import fer_keras
 from fer_keras.errors import FerError, ModelError
-from fer_keras.files import may_be_replaced, replace_folder, write_json
+from fer_keras.files import folder_to_write, may_be_replaced, replace_folder, write_json
 from fer_keras.models.registry import ModelSpec
 
 if TYPE_CHECKING:
@@ -66,9 +66,11 @@ _LENGTHS = "lengths"  # int32, one number for each weight in the order of keras.
 def splits_seen(trained_on: object, fingerprint: str) -> list[str] | None:
     """The splits of the data set with this fingerprint that a model learnt from; None where it was trained on other data.
 
-    trained_on: of its metadata.
+    trained_on: of its metadata. The same faces in another size or colour are not other data: the model has seen them. So what
+    counts is the part of a fingerprint that is before its "-", the rows.
     """
-    if not isinstance(trained_on, Mapping) or trained_on.get("fingerprint") != fingerprint:
+    recorded = trained_on.get("fingerprint") if isinstance(trained_on, Mapping) else None
+    if not isinstance(recorded, str) or recorded.partition("-")[0] != fingerprint.partition("-")[0]:
         return None
     return trained_on.get("splits", ["train"])
 
@@ -104,7 +106,8 @@ def export_model(
     _check_metadata(complete, path)
     twin = _float32_twin(model, spec)
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    target = folder_to_write(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -115,7 +118,7 @@ def export_model(
         write_json(temporary / "metadata.json", complete)
         (temporary / "README.md").write_text(model_card(complete), encoding="utf-8")
         _verify(load_exported(temporary), twin)
-        replace_folder(temporary, path)
+        replace_folder(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path
@@ -147,20 +150,23 @@ def _complete_metadata(spec: ModelSpec, path: Path, given: Mapping[str, Any]) ->
             "keras": keras.__version__,
             "python": platform.python_version(),
         },
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
         "seed": None,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         **{key: list(value) if key == "labels" else value for key, value in given.items()},
     }
 
 
-def _git_revision() -> str | None:
-    """Commit of the checkout that this file is in, with "-dirty" where files were changed; None outside of one."""
-    git = shutil.which("git")
-    if not git:
+def git_revision() -> str | None:
+    """Commit of the checkout that this code is in, with "-dirty" where files were changed; None outside of one."""
+    here = Path(__file__).resolve()
+    try:
+        # An environment with this package in it may lie in the folder of another project, whose commit says nothing of it.
+        for words in (f"ls-files --error-unmatch {here.name}", "describe --always --dirty --abbrev=40 --exclude=*"):
+            command = ["git", "-C", str(here.parent), *words.split()]
+            found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
         return None
-    command = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     return found.stdout.strip() or None
 
 

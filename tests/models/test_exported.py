@@ -1,6 +1,10 @@
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from fer_keras.models.exported import (
 )
 from fer_keras.models.registry import ModelSpec
 
+ROOT = Path(__file__).parents[2]
 SPEC = ModelSpec("cnn", 3, 16, 1, {"layers": [4, 6], "convs_per_stage": 1})
 DETAILS = {
     "labels": ("anger", "happiness", "neutral"),
@@ -306,3 +311,17 @@ def test_the_model_card_of_an_unmeasured_model_says_so(original):
     card = model_card({**read_metadata(original), "figures": [], "trained_on": ""})
     assert "None were measured." in card
     assert "Not recorded." in card
+
+
+def test_the_revision_is_that_of_this_project_and_not_of_one_around_it(tmp_path):
+    """Installed in an ignored environment of another project's repository."""
+    site = tmp_path / "project" / ".venv"
+    shutil.copytree(ROOT / "fer_keras", site / "fer_keras")
+    (tmp_path / "project" / ".gitignore").write_text(".venv\n")
+    git = ["git", "-C", str(tmp_path / "project"), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "theirs"]):
+        subprocess.run([*git, *words], check=True)
+    code = "from fer_keras.models import exported; print(exported.__file__, exported.git_revision())"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.stdout.split() == [str(site / "fer_keras" / "models" / "exported.py"), "None"], done.stderr

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -105,6 +106,18 @@ def test_each_frame_has_a_row_for_its_face_and_one_where_there_is_none(whole, cl
             assert row["uncertain"] == str(float(row["confidence"]) < 0.5)
     gone = [row for number, row in enumerate(table) if number < SHOWN.start or number > SHOWN.stop + FPS // 2]
     assert gone and all(row["status"] == "no face" and not row["track_id"] and not row["p_fear"] for row in gone)
+
+
+def test_a_table_asked_for_by_a_link_to_another_disk_stands_there_and_the_link_stays_one(clip, tmp_path, capsys):
+    memory = Path("/dev/shm")  # noqa: S108
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip(f"needs {memory}, on another disk than temporary files")
+    with tempfile.TemporaryDirectory(dir=memory) as there:
+        (tmp_path / "rows.csv").symlink_to(Path(there) / "real.csv")
+        code, _, error = run(capsys, clip, *QUICK, "--every", 18, "--csv", tmp_path / "rows.csv")
+        assert code == 0, error
+        assert [path.name for path in Path(there).iterdir()] == ["real.csv"]
+        assert (tmp_path / "rows.csv").is_symlink() and len(rows(tmp_path / "rows.csv")) == FRAMES // 18
 
 
 def test_without_smoothing_rows_are_what_the_model_says_of_each_frame(clip, tmp_path, capsys):
