@@ -71,3 +71,13 @@ def test_every_shipped_model_loads_and_answers(name):
     assert model.labels == (EMOTIONS[:7] if name == "fer2013-cnn" else EMOTIONS)  # FER2013 has no contempt
     assert probabilities.shape == (2, len(model.labels))
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_models_of_ferplus_say_that_they_learnt_from_the_same_faces():
+    """Else nobody is told where one of them is judged by faces that it knows, or teaches faces that judge the pupil."""
+    from fer_keras.models.exported import read_metadata
+
+    learnt = [read_metadata(ROOT / "saved_models" / name)["trained_on"] for name in ("ferplus-cnn", "ferplus-ensemble")]
+    learnt.append(read_metadata(ROOT / "saved_models" / "ferplus-densenet121")["trained_on"])
+    assert len({each["fingerprint"] for each in learnt}) == 1
+    assert all("train" in each["splits"] for each in learnt)

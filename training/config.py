@@ -354,17 +354,20 @@ def setting_names() -> list[str]:
     return [item.name for item in dataclasses.fields(TrainConfig)]
 
 
-def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = (), defaults: Mapping[str, str] | None = None) -> None:
     """Give a parser one option for each setting, save those that the command sets itself (`without`, by name).
 
-    Only options that were used appear in the namespace.
+    defaults: what the help tells of defaults that are this command's own. Only options that were used appear in the namespace.
     """
+    defaults = defaults or {}
     for item in dataclasses.fields(TrainConfig):
         if item.name in without:
             continue
         meta, flag = item.metadata, "--" + item.name.replace("_", "-")
         text = meta["help"]
-        if item.default is not dataclasses.MISSING and item.default not in (None, False, True):
+        if item.name in defaults:
+            text = f"{text.partition('; default ')[0]} (default: {defaults[item.name]})"
+        elif item.default is not dataclasses.MISSING and item.default not in (None, False, True):
             text += f" (default: {item.default})"
         if "switch" in meta:
             group = parser.add_mutually_exclusive_group()
@@ -400,7 +403,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"can't read the config file {path}: {' '.join(str(error).split())}") from error
     if values is None:

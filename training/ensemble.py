@@ -1,6 +1,6 @@
 """Train CNNs of random architecture, or take models that exist, and make one model of them.
 
-python -m training.ensemble --members 8 --data data/prepared/ferplus --epochs 12 --export ferplus-ensemble
+python -m training.ensemble --members 8 --data data/prepared/ferplus --epochs 12 --export my-ensemble
 python -m training.ensemble --join runs/one runs/two saved_models/three --combine weighted --data data/prepared/ferplus
 python -m training.ensemble --resume runs/20260101-120000-ensemble
 
@@ -59,7 +59,8 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument("--protocol", choices=targets.PROTOCOLS, help="how a face gets its true label; default: as in evaluate")
     parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; flags win")
     parser.add_argument("--resume", metavar="OUT", help="go on with an ensemble that was stopped or killed")
-    config.add_settings(parser)
+    defaults = {"arch": "random_cnn", "out": "runs/TIME-ensemble", "export": "DATA-ensemble"}
+    config.add_settings(parser, defaults=defaults)
     return parser
 
 
@@ -164,10 +165,10 @@ def _read_plan(out: Path) -> Plan:
 
 
 def _same_dataset(plan: Plan, out: Path) -> FaceDataset:
-    from fer_keras.data.dataset import FaceDataset
+    from fer_keras.data.dataset import FaceDataset, same_data
 
     dataset = FaceDataset.load(plan.data)
-    if dataset.fingerprint != read_json(out / "ensemble.json")["fingerprint"]:
+    if not same_data(read_json(out / "ensemble.json")["fingerprint"], dataset.fingerprint):
         raise DataError(f"{dataset.path} has changed since {out} was begun with it; prepare it as it was, or begin anew")
     return dataset
 

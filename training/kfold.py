@@ -53,7 +53,7 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; flags win")
     parser.add_argument("--resume", metavar="OUT", help="go on with a run that was stopped or killed, in the fold it was in")
     parser.add_argument("--evaluate-only", metavar="OUT", help="score the saved folds of a run anew; nothing is trained")
-    config.add_settings(parser)
+    config.add_settings(parser, without=("export", "overwrite"), defaults={"out": "runs/TIME-ARCH-kfold"})
     return parser
 
 

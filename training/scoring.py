@@ -17,7 +17,7 @@ import numpy as np
 
 from fer_keras.cli import CommandParser, import_tensorflow, positive_int
 from fer_keras.data import targets
-from fer_keras.data.dataset import SPLITS, FaceDataset
+from fer_keras.data.dataset import SPLITS, FaceDataset, same_data, same_rows
 from fer_keras.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def common_dataset(runs: Sequence[RunFolder], data: str | os.PathLike | None) ->
     if not runs:
         raise ConfigError("an exported model does not carry its data; name a prepared data set with --data")
     datasets = [run.dataset() for run in runs]
-    if len({dataset.fingerprint for dataset in datasets}) > 1:
+    if any(not same_data(datasets[0].fingerprint, dataset.fingerprint) for dataset in datasets[1:]):
         named = ", ".join(sorted({str(dataset.path) for dataset in datasets}))
         raise ConfigError(f"the runs were trained on different data ({named}); name the one to score on with --data")
     return datasets[0]
@@ -252,8 +252,8 @@ def choose_faces(
 
 
 def is_own(run: RunFolder, dataset: FaceDataset) -> bool:
-    """Whether a data set is the one a run was trained on, wherever it lies now."""
-    return run.provenance["dataset"]["fingerprint"] == dataset.fingerprint
+    """Whether a data set has the rows that a run was trained on, wherever it lies now, and in whatever size and colour."""
+    return same_rows(run.provenance["dataset"]["fingerprint"], dataset.fingerprint)
 
 
 def report_folder(models: Sequence[ScoredModel], faces: ScoredFaces, kind: str) -> Path:
@@ -302,6 +302,10 @@ def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
     if model.channels != dataset.channels:
         colour = {1: "grey", 3: "RGB"}
         notes.append(f"{model.key}: {colour[dataset.channels]} faces are turned into the model's {colour[model.channels]}")
+    if model.run is None and dataset.info.get("settings", {}).get("crop", "none") != "none":
+        cropped, expected = dataset.info["crop_margin"], read_metadata(model.path)["crop_margin"]
+        if cropped != expected:
+            notes.append(f"{model.key}: faces were cut out with a margin of {cropped:g}, the model expects {expected:g}")
     if more := [label for label in model.labels if label not in dataset.labels]:
         notes.append(f"{model.key} also knows {', '.join(more)}, which this data does not have; such answers count as wrong")
     if faces.split != "train":

@@ -1,7 +1,7 @@
 """Train one model: data -> run folder -> evaluation -> saved_models/NAME.
 
 python -m training.train --arch densenet
-python -m training.train --arch cnn --data data/prepared/ferplus --epochs 30 --export ferplus-cnn
+python -m training.train --arch cnn --data data/prepared/ferplus --epochs 30 --export my-cnn
 python -m training.train --resume runs/20260101-120000-cnn
 """
 

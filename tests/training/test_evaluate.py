@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from fer_keras.data.dataset import VOTE_COLUMNS, FaceDataset
 from fer_keras.evaluation.calibration import fit_temperature
+from fer_keras.models.exported import read_metadata
 from training.evaluate import evaluate_run, main
 from training.run_folder import RunFolder
 
@@ -195,6 +196,17 @@ def test_faces_of_another_size_and_colour_are_brought_to_the_models(trained, her
     assert any("RGB faces are turned into the model's grey" in note for note in result["notes"])
     same = evaluate_run(RunFolder.open(trained.one), out=here / "same", figures=False)
     assert result["models"]["best"]["confusion"] == same["models"]["best"]["confusion"]
+
+
+def test_faces_cut_out_with_another_margin_than_the_model_expects_are_told(trained, here, capsys):
+    faces, names = banded_faces(324)
+    other = write_faces(here / "other", faces[240:], names[240:], ["test"] * 84)
+    told = json.loads((other.path / "dataset.json").read_text())
+    for margin, expected in ((0.3, True), (read_metadata(trained.exported)["crop_margin"], False)):
+        told |= {"settings": {"crop": "mtcnn"}, "crop_margin": margin}
+        (other.path / "dataset.json").write_text(json.dumps(told))
+        assert main(["--model", str(trained.exported), "--data", str(other.path), "--no-figures"]) == 0
+        assert ("were cut out with a margin of 0.3, the model expects 0" in capsys.readouterr().out) is expected
 
 
 def test_model_that_knows_more_labels_than_the_data_is_scored_with_a_note(trained, here):

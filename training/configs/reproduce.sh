@@ -3,12 +3,18 @@
 #
 #   bash training/configs/reproduce.sh
 #
-# Needs data/prepared/ferplus and data/prepared/fer2013, which the README's "Real data" makes, and an environment with fer_keras;
+# Needs an environment with fer_keras, and FER2013 with FER+'s votes, prepared by
+#   python -m training.prepare --source fer2013 --csv fer2013.csv --votes fer2013new.csv --out data/prepared/ferplus
+#   python -m training.prepare --source fer2013 --csv fer2013.csv --out data/prepared/fer2013
 # data/prepared/drawn-seed1 it makes itself.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS-1}"
 into=reproduced
+
+for data in data/prepared/ferplus data/prepared/fer2013; do # the second is needed after hours only
+    [ -f "$data/dataset.json" ] || { echo "$data is not there; the top of this script says how it is made" >&2; exit 2; }
+done
 
 train() {
     local run="runs/$into/$1"
