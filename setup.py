@@ -6,13 +6,13 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "fer_keras" / "__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "fer_keras" / "__init__.py").read_text(encoding="utf-8")).group(1)
 
 setup(
     name="fer_keras",
     version=VERSION,
     description="Facial expression recognition with TensorFlow/Keras: prepare, train, audit, export, stream",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["fer_keras", "fer_keras.*", "training", "training.*", "serving", "serving.*"]),
     package_data={"training": ["configs/*"], "serving": ["templates/*", "static/*"]},

@@ -31,6 +31,7 @@ def average(runs: Sequence[RunFolder], out: Path) -> RunFolder:
     It trained on all that they trained on, and is validated on what was validation to all. Raises ConfigError where the runs do
     not go together, FerError where one is not finished or `out` is there.
     """
+    from fer_keras.data.dataset import same_data
     from training.backend import save_weights
     from training.run_folder import RunFolder
 
@@ -41,7 +42,7 @@ def average(runs: Sequence[RunFolder], out: Path) -> RunFolder:
             raise FerError(f"{run.path} is not trained yet; finish it with python -m training.train --resume {run.path}")
         if run.spec.to_dict() != first.spec.to_dict() or run.labels != first.labels:
             raise ConfigError(f"{run.path} and {first.path} have different architectures or classes; their weights have no mean")
-        if dataset.fingerprint != datasets[0].fingerprint:
+        if not same_data(datasets[0].fingerprint, dataset.fingerprint):
             raise ConfigError(
                 f"{run.path} and {first.path} were trained on different data, {dataset.path} and {datasets[0].path}"
             )

@@ -94,7 +94,7 @@ class FeatureStore:
                 save_weights(self.model, weights)
             self._initial = self.model.get_weights()
         densenet.freeze_backbone(self.model)
-        return json.loads(origin.read_text())["backbone"]
+        return json.loads(origin.read_text(encoding="utf-8"))["backbone"]
 
     def _calibrate(self) -> None:
         from fer_keras.models import densenet

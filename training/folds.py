@@ -28,9 +28,10 @@ from fer_keras.data.dataset import SPLITS, FaceDataset
 from fer_keras.data.targets import select
 from fer_keras.errors import ConfigError, DataError, FerError, TrainingError
 from fer_keras.files import write_json, write_whole
+from fer_keras.models.exported import git_revision
 from training import scoring
 from training.config import TrainConfig
-from training.run_folder import WHICH, RunFolder, git_revision, versions
+from training.run_folder import WHICH, RunFolder, versions
 
 if TYPE_CHECKING:
     import keras
@@ -68,7 +69,7 @@ class KFoldRun:
             what = "it lacks kfold.json" if folder.is_dir() else "there is none"
             raise FerError(f"{folder} is not the folder of a k-fold run: {what}; training.kfold prints where it writes")
         try:
-            return cls(folder, json.loads((folder / "kfold.json").read_text()))
+            return cls(folder, json.loads((folder / "kfold.json").read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise FerError(f"{folder / 'kfold.json'} can't be read ({error}); the run is damaged") from error
 

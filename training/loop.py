@@ -87,7 +87,7 @@ class _State:
     @classmethod
     def load(cls, folder: Path) -> _State | None:
         path = folder / "state.json"
-        return cls(**json.loads(path.read_text())) if path.is_file() else None
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
     def save(self, folder: Path) -> None:
         write_json(folder / "state.json", vars(self))

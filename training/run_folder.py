@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_keras.data.dataset import FaceDataset, write_json
+from fer_keras.data.dataset import FaceDataset, same_data, write_json
 from fer_keras.errors import DataError, FerError
+from fer_keras.models.exported import git_revision
 
 if TYPE_CHECKING:
     import keras
@@ -148,7 +148,7 @@ class RunFolder:
         """The data set of the run. Raises DataError where it is gone or is no longer the same."""
         recorded = self._description["dataset"]
         dataset = FaceDataset.load(recorded["path"])
-        if dataset.fingerprint != recorded["fingerprint"]:
+        if not same_data(recorded["fingerprint"], dataset.fingerprint):
             raise DataError(
                 f"{dataset.path} has changed since {self.path} was trained on it; prepare it as it was, or name one with --data"
             )
@@ -181,7 +181,7 @@ class RunFolder:
         logger.setLevel(logging.INFO)
         logger.propagate = False
         if not logger.handlers:
-            file = logging.FileHandler(self.path / "log.txt")
+            file = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
             file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             screen = _TqdmHandler()
             screen.setFormatter(logging.Formatter("%(message)s"))
@@ -201,7 +201,7 @@ class _TqdmHandler(logging.Handler):
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FerError(f"{path} can't be read ({error}); the run folder is damaged") from error
 
@@ -217,18 +217,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def git_revision() -> str | None:
-    """The commit of the checkout that this code runs from, "-dirty" where it was changed, or None outside a checkout."""
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(  # noqa: S603
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None

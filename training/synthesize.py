@@ -132,7 +132,7 @@ def _described(change: Sequence[float]) -> str:
 
 def _info(dataset: FaceDataset, origins: np.ndarray) -> dict[str, Any]:
     """The old description with the new counts. Its settings get another name, so that `prepare` does not take it for its own."""
-    own = ("format_version", "labels", "image_size", "channels", "group_columns", "settings", "source_fingerprint")
+    own = ("format_version", "labels", "image_size", "channels", "group_columns", "faces_hash", "settings", "source_fingerprint")
     info = {key: value for key, value in dataset.info.items() if key not in own}
     info["prepared_with"] = dataset.info.get("settings")
     if "counts" in info:

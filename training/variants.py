@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fer_keras import cli
-from fer_keras.data.dataset import FaceDataset
+from fer_keras.data.dataset import FaceDataset, same_data
 from fer_keras.errors import ConfigError
 from fer_keras.files import write_whole
 from training import config, scoring
@@ -119,7 +119,7 @@ def _open_or_start(variant: Variant, dataset: FaceDataset, path: Path) -> RunFol
     if different := [key for key in wanted if key not in aside and wanted[key] != there[key]]:
         key = different[0]
         what = f"--{key.replace('_', '-')} was {there[key]}, now {wanted[key]}"
-    elif run.provenance["dataset"]["fingerprint"] != dataset.fingerprint:
+    elif not same_data(run.provenance["dataset"]["fingerprint"], dataset.fingerprint):
         what = f"{dataset.path} is other data"
     elif any(not np.array_equal(np.sort(rows), np.sort(run.rows(split))) for split, rows in variant.rows.items()):
         what = "it was trained on other faces"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ import numpy as np
 
 from fer_keras.data.dataset import VOTE_COLUMNS
 from fer_keras.data.images import to_channels
-from fer_keras.data.targets import majority
+from fer_keras.data.targets import majority, merge_votes
 from fer_keras.errors import ConfigError
 from fer_keras.labels import VOTE_NAMES
 
@@ -137,13 +137,22 @@ def near_pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
                 break
             pairs = np.stack([order[left], order[left + step]], axis=1)
             for half in (0, 1):
-                pairs = pairs[_bit_count(hashes[pairs[:, 0], half] ^ hashes[pairs[:, 1], half]) <= distance]
+                pairs = pairs[np.bitwise_count(hashes[pairs[:, 0], half] ^ hashes[pairs[:, 1], half]) <= distance]
             found.append(pairs)
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 
 
+def near_links(hashes: np.ndarray, distance: int) -> np.ndarray:
+    """Enough pairs of uint64 (n, 2) to connect what `near_pairs` would: int64 (m, 2).
+
+    Equal rows are one to `near_pairs`, since a picture that is there n times would have n * (n - 1) / 2 pairs.
+    """
+    distinct, first, number = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
+    return np.concatenate([first[near_pairs(distinct, distance)], chains(number.reshape(-1))])
+
+
 def connected(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Group number of each of `count` rows, where each of the pairs int (m, 2) is in one group. int64 (count,)."""
+    """Group number of each of `count` rows, where each of the pairs int (m, 2) is in one group. int32 (count,)."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -161,6 +170,7 @@ def judge(
     protected: np.ndarray,
     faceless: np.ndarray,
     near_distance: int = 4,
+    label_map: Mapping[str, str | None] | None = None,
 ) -> None:
     """Fill in why rows are dropped.
 
@@ -169,6 +179,7 @@ def judge(
     dropped: the reasons to look for. protected: bool (n,), rows in which findings are noted only.
     faceless: bool (n,), rows in which a detector found no face.
     near_distance: bits in which each of the two hashes of near duplicates may differ.
+    label_map: from each emotion to its label; votes for merged emotions are counted together. None: nothing is merged.
     """
     alive = np.array([not reason for reason in reasons])
     splits = rows["split"].to_numpy(str)
@@ -187,12 +198,14 @@ def judge(
         apply("no_face", faceless, lambda row: "by the detector")
     if VOTE_COLUMNS[0] in rows:
         votes = rows[list(VOTE_COLUMNS)].to_numpy(np.int64)
+        merged = merge_votes(votes, label_map or {})
         if "no_face" in dropped:
-            apply("no_face", (votes.argmax(axis=1) == VOTE_NAMES.index("NF")) & (votes.max(axis=1) > 0))
+            most_see_none = (votes.argmax(axis=1) == VOTE_NAMES.index("NF")) & (votes.max(axis=1) > 0)
+            apply("no_face", most_see_none & (merged[:, -1] > merged[:, :-2].max(axis=1)))
     if "blank" in dropped:
         apply("blank", features.contrasts < BLANK_CONTRAST)
     if VOTE_COLUMNS[0] in rows and "ambiguous" in dropped:
-        apply("ambiguous", majority(votes) < 0)
+        apply("ambiguous", majority(merged, emotions=merged.shape[1] - 2) < 0)
 
     same = _group_numbers(features.digests)
     if "conflicting_labels" in dropped:
@@ -202,7 +215,7 @@ def judge(
     near = same
     if "near_duplicate" in dropped:
         firsts = np.flatnonzero(alive)
-        pairs = np.concatenate([firsts[near_pairs(features.hashes[firsts], near_distance)], chains(same)])
+        pairs = np.concatenate([firsts[near_links(features.hashes[firsts], near_distance)], chains(same)])
         near = connected(len(rows), pairs)
     if "leakage" in dropped:
         strength = np.array([_STRENGTH.get(split, 0) for split in splits], np.int64)
@@ -241,8 +254,3 @@ def chains(groups: np.ndarray) -> np.ndarray:
     order = np.argsort(groups, kind="stable")
     linked = groups[order[1:]] == groups[order[:-1]]
     return np.stack([order[:-1][linked], order[1:][linked]], axis=1)
-
-
-def _bit_count(values: np.ndarray) -> np.ndarray:
-    """Ones in each of uint64 (n,). (numpy.bitwise_count needs numpy 2.)"""
-    return np.unpackbits(values.view(np.uint8).reshape(len(values), 8), axis=1).sum(axis=1, dtype=np.int64)

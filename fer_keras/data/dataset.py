@@ -1,6 +1,6 @@
 """FaceDataset: a folder of prepared faces, the one currency of training and evaluation.
 
-    DIR/dataset.json   labels, picture size, channels, group columns, label map, every prepare setting, counts
+    DIR/dataset.json   labels, picture size, channels, hash of the faces, group columns, label map, every prepare setting, counts
     DIR/manifest.csv   one line a picture: row, label, split, kept, reason, groups, identity ("" not known), votes_*, ..., source
     DIR/faces.npy      uint8 (n, height, width, channels), RGB or grey, 0..255; line i of the manifest is face i
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.files import alone, may_be_replaced, replace_folder, write_json
+from fer_keras.files import alone, folder_to_write, may_be_replaced, replace_folder, write_json
 from fer_keras.labels import VOTE_NAMES
 
 if TYPE_CHECKING:
@@ -43,6 +43,22 @@ def known_or_empty(text: str) -> str:
     """A cell without spaces around it; "" where it says that nothing is known, such as "?" or "NaN"."""
     plain = str(text).strip()
     return "" if plain.lower() in NOT_KNOWN else plain
+
+
+def same_data(recorded: object, fingerprint: str) -> bool:
+    """Whether a fingerprint that was recorded is that of the same rows and pixels.
+
+    Pixels that one of the two does not tell of are not compared: what was recorded before they counted is to go on.
+    """
+    if not same_rows(recorded, fingerprint):
+        return False
+    theirs, ours = (text.partition("-")[2] for text in (str(recorded), fingerprint))
+    return not theirs or not ours or theirs == ours
+
+
+def same_rows(recorded: object, fingerprint: str) -> bool:
+    """Whether a fingerprint that was recorded is that of the same rows, be they in another size or colour."""
+    return isinstance(recorded, str) and recorded.partition("-")[0] == fingerprint.partition("-")[0]
 
 
 @dataclass(frozen=True)
@@ -67,7 +83,7 @@ class FaceDataset:
             what = f"lacks {', '.join(missing)}" if folder.is_dir() else "does not exist"
             raise DataError(f"{folder} is not a prepared data set: it {what}; make one with python -m training.prepare")
         try:
-            info = json.loads((folder / "dataset.json").read_text())
+            info = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
             text_columns = dict.fromkeys(["label", "split", "reason", "identity", "source", *info["group_columns"]], str)
             manifest = pd.read_csv(folder / "manifest.csv", dtype=text_columns, keep_default_na=False)
             if "identity" in manifest:  # data sets prepared before took "unknown" and the like for one person
@@ -112,8 +128,13 @@ class FaceDataset:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a label, a split or a picture's origin changes; runs record it to notice other data."""
-        return hashlib.sha256((self.path / "manifest.csv").read_bytes()).hexdigest()[:16]
+        """Changes when a label, a split, a picture's origin or a pixel changes; runs record it to notice other data.
+
+        "MANIFEST-FACES", a hash of each; "MANIFEST" alone for data sets that were written before their faces were hashed. Compare
+        it by `same_data` or `same_rows`.
+        """
+        manifest = hashlib.sha256((self.path / "manifest.csv").read_bytes()).hexdigest()[:16]
+        return "-".join(filter(None, (manifest, self.info.get("faces_hash"))))
 
     @cached_property
     def faces(self) -> np.ndarray:
@@ -176,11 +197,13 @@ class DatasetWriter:
         self.out = Path(out)
         self.image_size, self.channels, self.overwrite = image_size, channels, overwrite
         # One name for all processes, so that the next one finds what a killed one left; `alone` keeps two from writing there.
-        self._temporary = self.out.with_name(f".{self.out.name}.part")
+        self._target = folder_to_write(out)
+        self._temporary = self._target.with_name(f".{self._target.name}.part")
         self._count = 0
+        self._hash = hashlib.blake2b(f"{image_size} {channels}\n".encode(), digest_size=8)
 
     def __enter__(self) -> DatasetWriter:
-        lock = self.out.with_name(f".{self.out.name}.lock")
+        lock = self._target.with_name(f".{self._target.name}.lock")
         with contextlib.ExitStack() as held:
             held.enter_context(alone(lock, f"{self.out} is being written by another process; wait for its end"))
             # Not before, since another process may just have written it.
@@ -205,7 +228,9 @@ class DatasetWriter:
         face = np.zeros(shape, np.uint8) if face is None else face
         if face.shape != shape or face.dtype != np.uint8:
             raise ValueError(f"expected uint8 {shape}, got {face.dtype} {face.shape}")
-        self._file.write(np.ascontiguousarray(face).tobytes())
+        pixels = np.ascontiguousarray(face).tobytes()
+        self._file.write(pixels)
+        self._hash.update(pixels)
         self._count += 1
         return self._count - 1
 
@@ -245,7 +270,8 @@ class DatasetWriter:
             "channels": self.channels,
             "group_columns": list(group_columns),
             **(info or {}),
+            "faces_hash": self._hash.hexdigest(),
         }
         write_json(self._temporary / "dataset.json", description)
-        replace_folder(self._temporary, self.out)
+        replace_folder(self._temporary, self._target)
         return FaceDataset.load(self.out)

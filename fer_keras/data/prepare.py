@@ -16,6 +16,7 @@ from fer_keras.data import cleaning, splits
 from fer_keras.data.dataset import SPLITS, VOTE_COLUMNS, DatasetWriter, FaceDataset
 from fer_keras.data.images import crop_box, resize, to_channels
 from fer_keras.data.sources.base import Source, SourceTable
+from fer_keras.data.sources.kaggle_csv import vote_labels
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.labels import canonical, canonical_names, is_emotion, ordered, parse_label_map, resolve_label_map
 
@@ -291,12 +292,15 @@ def _judge(
     rows: pd.DataFrame, faces: _Faces, label_map: Mapping[str, str | None], protected: np.ndarray, near_distance: int
 ) -> tuple[list[str], list[str]]:
     """Map the labels of `rows`, in place, and find out which rows to drop. Returns reasons and notes, "" for none."""
-    original = rows["label"].to_numpy(str)
-    rows["label"] = [label_map.get(name) or "" for name in original]
+    if VOTE_COLUMNS[0] in rows:  # merged emotions may have most votes where neither has alone
+        mapped = vote_labels(rows[list(VOTE_COLUMNS)].to_numpy(np.int64), label_map)
+    else:
+        mapped = [label_map.get(name) if name else "" for name in rows["label"].to_numpy(str)]
+    rows["label"] = [name or "" for name in mapped]
     reasons, notes = list(faces.reasons), list(faces.notes)
-    for row, name in enumerate(original):
-        if not reasons[row] and not label_map.get(name):
-            reasons[row] = "label_dropped" if name else "no_label"
+    for row, name in enumerate(mapped):
+        if not reasons[row] and not name:
+            reasons[row] = "label_dropped" if name is None else "no_label"
     cleaning.judge(
         rows,
         faces.features,
@@ -306,6 +310,7 @@ def _judge(
         protected=protected,
         faceless=np.array(faces.faceless),
         near_distance=near_distance,
+        label_map=label_map,
     )
     return reasons, notes
 

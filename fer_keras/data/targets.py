@@ -7,6 +7,8 @@ emotion (not "unknown", not "NF").
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from fer_keras.data.dataset import FaceDataset
@@ -50,20 +52,25 @@ def distribution(votes: np.ndarray, emotions: int = len(EMOTIONS)) -> np.ndarray
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
-def mapped_votes(dataset: FaceDataset, rows: np.ndarray) -> np.ndarray:
-    """Votes by the data set's own labels. int64 (len(rows), len(labels) + 2): labels merged by its map, unknown, NF.
+def merge_votes(votes: np.ndarray, label_map: Mapping[str, str | None], labels: Sequence[str] | None = None) -> np.ndarray:
+    """FER+ votes by labels. int (n, 10) -> int64 (n, len(labels) + 2): labels merged by the map, unknown, NF.
 
-    Votes for an emotion that the map dropped count as "unknown": the taggers saw something that is not among the labels.
+    label_map: an emotion that is not in it keeps its name. labels: None takes those of the map, in the order of the emotions.
+    Votes for an emotion that is none of the labels count as "unknown": the taggers saw something that is not among them.
     """
-    raw = dataset.votes(rows)
-    label_map = dataset.info.get("label_map") or {}
-    merged = np.zeros((len(raw), len(dataset.labels) + 2), np.int64)
-    for column, emotion in enumerate(EMOTIONS):
-        name = label_map.get(emotion, emotion)
-        target = dataset.labels.index(name) if name in dataset.labels else len(dataset.labels)
-        merged[:, target] += raw[:, column]
-    merged[:, -2:] += raw[:, len(EMOTIONS) :]
+    names = [label_map.get(emotion, emotion) for emotion in EMOTIONS]
+    if labels is None:
+        labels = list(dict.fromkeys(name for name in names if name))
+    merged = np.zeros((len(votes), len(labels) + 2), np.int64)
+    for column, name in enumerate(names):
+        merged[:, labels.index(name) if name in labels else len(labels)] += votes[:, column]
+    merged[:, -2:] += votes[:, len(EMOTIONS) :]
     return merged
+
+
+def mapped_votes(dataset: FaceDataset, rows: np.ndarray) -> np.ndarray:
+    """Votes by the data set's own labels. int64 (len(rows), len(labels) + 2): labels merged by its map, unknown, NF."""
+    return merge_votes(dataset.votes(rows), dataset.info.get("label_map") or {}, dataset.labels)
 
 
 def default_protocol(dataset: FaceDataset) -> str:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,9 @@ from fer_keras.data.dataset import VOTE_COLUMNS
 from fer_keras.errors import ConfigError
 
 
-def judged(faces, labels=None, splits=None, votes=None, protected=(), keep=(), drop=(), reasons=None, faceless=()):
+def judged(
+    faces, labels=None, splits=None, votes=None, protected=(), keep=(), drop=(), reasons=None, faceless=(), label_map=None
+):
     """Reasons and notes for pictures given one by one, as lists."""
     count = len(faces)
     rows = pd.DataFrame({"label": labels or ["happy"] * count, "split": splits or ["train"] * count})
@@ -21,7 +25,7 @@ def judged(faces, labels=None, splits=None, votes=None, protected=(), keep=(), d
         features.add(None if face is None else face[:, :, None])
     reasons, notes = list(reasons or [""] * count), [""] * count
     marks = np.isin(np.arange(count), list(protected)), np.isin(np.arange(count), list(faceless))
-    cleaning.judge(rows, features, reasons, notes, dropped=dropped, protected=marks[0], faceless=marks[1])
+    cleaning.judge(rows, features, reasons, notes, dropped=dropped, protected=marks[0], faceless=marks[1], label_map=label_map)
     return reasons, notes
 
 
@@ -93,6 +97,13 @@ def test_votes_for_no_face_go_and_ambiguous_ones_only_when_asked_for(abc):
     assert judged(abc, votes=votes, keep=["no_face"])[0] == ["", "", ""]
 
 
+def test_votes_for_merged_emotions_count_together(abc):
+    votes = [votes_for(happiness=4, anger=3, disgust=3), votes_for(NF=4, anger=3, disgust=3), votes_for(NF=4, anger=3, fear=3)]
+    assert judged(abc, votes=votes, drop=["ambiguous"])[0] == ["ambiguous", "no_face", "no_face"]
+    merged = {"disgust": "anger"}  # 6 of 10 for anger, 6 of 10 for anger, 4 of 10 for no face
+    assert judged(abc, votes=votes, drop=["ambiguous"], label_map=merged)[0] == ["", "", "no_face"]
+
+
 def test_faces_that_the_detector_did_not_find_go(abc):
     assert judged(abc, faceless=[1])[0] == ["", "no_face", ""]
     assert judged(abc, faceless=[1], keep=["no_face"])[0] == ["", "", ""]
@@ -152,6 +163,36 @@ def test_near_pairs_are_those_of_comparing_all_with_all(distance):
         if all((int(hashes[one, half]) ^ int(hashes[other, half])).bit_count() <= distance for half in (0, 1))
     ]
     assert [tuple(pair) for pair in cleaning.near_pairs(hashes, distance).tolist()] == expected
+
+
+@pytest.mark.parametrize("distance", [0, 2, 4])
+def test_links_connect_the_rows_that_pairs_of_all_with_all_connect(distance):
+    random = np.random.default_rng(distance)
+    centres = random.integers(0, 2**63, (8, 2), dtype=np.uint64)
+    hashes = centres[random.integers(0, 8, 120)]  # many are equal
+    for half in (0, 1):
+        some = np.flatnonzero(random.random(120) < 0.4)
+        hashes[some, half] ^= np.uint64(1) << random.integers(0, 64, len(some), dtype=np.uint64)
+    expected = list(range(120))  # the first row that each one is connected with
+    for one in range(120):
+        for other in range(one):
+            if all((int(hashes[one, half]) ^ int(hashes[other, half])).bit_count() <= distance for half in (0, 1)):
+                low, high = sorted((expected[one], expected[other]))
+                expected = [low if number == high else number for number in expected]
+    groups = cleaning.connected(120, cleaning.near_links(hashes, distance))
+    assert [int(np.argmax(groups == group)) for group in groups] == expected
+    assert len(set(expected)) < 120
+
+
+def test_many_equal_pictures_cost_little():
+    face = pictures(1, size=8)[0]
+    judged([face] * 2, drop=["near_duplicate"])  # imports would count
+    tracemalloc.start()
+    reasons, _ = judged([face] * 2000, drop=["near_duplicate"])  # 2 million pairs
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert reasons == ["", *["duplicate"] * 1999]
+    assert peak < 20e6
 
 
 def test_rows_connected_over_others_are_one_group():

@@ -1,9 +1,14 @@
+import hashlib
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fer_keras.data.dataset import DatasetWriter, FaceDataset
+from fer_keras.data.dataset import DatasetWriter, FaceDataset, same_data, same_rows
 from fer_keras.errors import DataError
 
 
@@ -79,3 +84,58 @@ def test_who_is_not_known_is_nobody_whatever_word_the_manifest_has(tmp_path):
     dataset = write(tmp_path / "d")
     dataset.manifest.assign(identity=["unknown", "n/a", "bob", ""]).to_csv(dataset.path / "manifest.csv", index=False)
     assert FaceDataset.load(dataset.path).manifest["identity"].tolist() == ["", "", "bob", ""]
+
+
+# ---- fingerprints
+
+
+def one_face(folder, value=7, size=4, channels=1, label="fear", **more):
+    columns = {"label": [label], "split": ["train"], "kept": [True], "reason": [""], "source": ["0.png"]}
+    with DatasetWriter(folder, image_size=size, channels=channels) as writer:
+        writer.add(np.full((size, size, channels), value, np.uint8))
+        return writer.finish(columns, labels=("anger", "fear"), **more)
+
+
+def test_the_fingerprint_changes_with_pixels_size_and_colour(tmp_path):
+    first, again = one_face(tmp_path / "a"), one_face(tmp_path / "b")
+    assert first.fingerprint == again.fingerprint
+    others = [one_face(tmp_path / "pixels", value=8), one_face(tmp_path / "size", size=8), one_face(tmp_path / "rgb", channels=3)]
+    assert len({dataset.fingerprint for dataset in (first, *others)}) == 4
+    for other in others:
+        assert not same_data(first.fingerprint, other.fingerprint)
+        assert same_rows(first.fingerprint, other.fingerprint)
+    relabelled = one_face(tmp_path / "label", label="anger")
+    assert not same_data(first.fingerprint, relabelled.fingerprint)
+    assert not same_rows(first.fingerprint, relabelled.fingerprint)
+
+
+def test_a_hash_of_other_faces_is_not_taken_over(tmp_path):
+    first = one_face(tmp_path / "a")
+    assert one_face(tmp_path / "b", value=8, info=first.info).info["faces_hash"] != first.info["faces_hash"]
+
+
+def test_data_sets_of_before_keep_their_fingerprint(tmp_path):
+    new = one_face(tmp_path / "a")
+    description = json.loads((new.path / "dataset.json").read_text())
+    (new.path / "dataset.json").write_text(json.dumps({key: description[key] for key in description if key != "faces_hash"}))
+    old = FaceDataset.load(new.path).fingerprint
+    assert old == hashlib.sha256((new.path / "manifest.csv").read_bytes()).hexdigest()[:16]
+    assert same_data(old, old)
+    assert same_data(old, new.fingerprint)  # a run of before goes on where its data was prepared again
+    assert not same_data(old[::-1], new.fingerprint)
+    assert not same_rows(None, new.fingerprint)
+
+
+# ---- encodings
+
+
+def test_class_names_are_read_as_they_were_written_whatever_the_locale(tmp_path):
+    columns = {"label": ["glücklich"], "split": ["train"], "kept": [True], "reason": [""], "source": ["0.png"]}
+    with DatasetWriter(tmp_path / "d", image_size=4, channels=1) as writer:
+        writer.add(None)
+        writer.finish(columns, labels=("glücklich", "müde"))
+    code = "import sys; from fer_keras.data.dataset import FaceDataset; print(ascii(FaceDataset.load(sys.argv[1]).labels))"
+    root = str(Path(__file__).resolve().parents[2])
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "d"], cwd=root, env=plain, capture_output=True, text=True)
+    assert done.stdout.strip() == r"('gl\xfccklich', 'm\xfcde')", done.stderr[-500:]

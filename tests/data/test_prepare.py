@@ -170,6 +170,32 @@ def test_duplicates_of_merged_labels_do_not_conflict(tmp_path):
     assert merged.info["cleaning"] == {"duplicate": {"": 1}}
 
 
+def test_the_label_has_most_of_the_merged_votes(tmp_path):
+    votes = [votes_for(happiness=4, anger=3, disgust=3), votes_for(happiness=10), votes_for(contempt=4, anger=3, disgust=3)]
+    votes += [votes_for(contempt=5, anger=3, disgust=2), votes_for(contempt=6, anger=2, disgust=2), votes_for(NF=10)]
+    usage = ["Training", "PublicTest", "PrivateTest"] * 2
+    faces = kaggle_csv(tmp_path / "a.csv", pictures(len(votes)), [0] * len(votes), usage)
+    base = {
+        "source": "fer2013",
+        "csv": str(faces),
+        "votes": str(votes_csv(tmp_path / "v.csv", votes, usage)),
+        "keep": ("no_face",),
+        "clean_splits": "all",
+    }
+
+    def prepared(name, **settings):
+        return prepare(PrepareSettings(**base, **settings, out=str(tmp_path / name))).manifest
+
+    plain = prepared("plain")
+    assert plain["label"].tolist() == ["happiness", "happiness", "contempt", "contempt", "contempt", ""]
+    merged = prepared("merged", label_map="disgust=anger,contempt=", drop=("ambiguous",))
+    assert merged["label"].tolist() == ["anger", "happiness", "anger", "anger", "", ""]
+    assert merged["reason"].tolist() == ["", "", "", "ambiguous", "label_dropped", "no_label"]
+    dataset = FaceDataset.load(tmp_path / "merged")
+    by_votes, by_label = (targets.select(dataset, dataset.rows(), protocol) for protocol in ("majority", "label"))
+    assert by_votes[1].tolist() == by_label[1].tolist()
+
+
 # ---- splits
 
 

@@ -531,6 +531,16 @@ def test_fingerprints_change_with_the_files(tmp_path):
     assert KaggleCsv(path).fingerprint() != first
 
 
+def test_changed_pictures_are_noticed_where_the_table_was_written_on_windows(affectnet):
+    names = [r"anger\000.png", r"anger\001.png", r"happy\000.png", r"happy\001.png"]
+    path = write_rows(affectnet / "windows.csv", [["pth", "label"], *([name, name.split("\\")[0]] for name in names)])
+    source = Table(path, affectnet, {"image": "pth", "label": "label"})
+    before = source.fingerprint()
+    assert source.fingerprint() == before
+    Image.fromarray(pictures(1, seed=9)[0]).resize((20, 20)).save(affectnet / "happy/001.png")
+    assert source.fingerprint() != before
+
+
 # ---- the real layouts
 
 

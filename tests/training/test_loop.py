@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from tiny_runs import MEASURED, ROOT, SIZE, TINY, continue_run, fit, history, start_only, write_bars
 
-from fer_keras.data.dataset import FaceDataset
+from fer_keras.data.dataset import DatasetWriter, FaceDataset
 from fer_keras.errors import FerError, TrainingError
 from training.config import TrainConfig
 from training.loop import _precision, fit_one
@@ -191,6 +191,20 @@ def test_data_that_changed_since_is_noticed(unbroken, dataset, tmp_path):
     run = start_only(FaceDataset.load(copy), tmp_path / "run", **TINY)
     manifest = (copy / "manifest.csv").read_text()
     (copy / "manifest.csv").write_text(manifest.replace("anger", "neutral", 1))
+    with pytest.raises(FerError, match="has changed since"):
+        run.dataset()
+
+
+def test_pixels_that_changed_since_are_noticed(tmp_path):
+    data = write_bars(tmp_path / "bars")
+    run = start_only(data, tmp_path / "run", **TINY)
+    assert run.dataset().fingerprint == data.fingerprint
+    faces, manifest = 255 - np.array(data.faces), (data.path / "manifest.csv").read_bytes()
+    with DatasetWriter(data.path, image_size=SIZE, channels=1, overwrite=True) as writer:
+        for face in faces:
+            writer.add(face)
+        writer.finish(data.manifest.drop(columns="row"), labels=data.labels, group_columns=data.group_columns)
+    assert (data.path / "manifest.csv").read_bytes() == manifest
     with pytest.raises(FerError, match="has changed since"):
         run.dataset()
 

@@ -75,7 +75,7 @@ class Table:
         """Hash of the csv files, and of names, sizes and times of the pictures that they name."""
         listed = self.csv.read([self.columns["image"]])[self.columns["image"]]
         files = [self.csv.path] + ([self.metadata.path] if self.metadata else [])
-        return hash_files(files) + hash_listing(self.images, (name.strip() for name in listed))
+        return hash_files(files) + hash_listing(self.images, map(_plain, listed))
 
     def read(self) -> SourceTable:
         """Every column asked for, one row a picture. Raises DataError, naming file and row."""
@@ -129,7 +129,7 @@ class Table:
 
     def _inside(self, row: int, name: str) -> str:
         """A picture's path as written, once it is sure to stay inside the folder."""
-        plain = name.strip().replace("\\", "/")
+        plain = _plain(name)
         where = f"{self.csv.path}, row {row}"
         if not plain:
             raise DataError(f"{where}: the column {self.columns['image']!r} is empty; expected the path of a picture")
@@ -145,7 +145,7 @@ class Table:
         key = self.columns["image"] if self.columns["image"] in metadata else metadata.columns[0]
         names = {target: self.columns[target] for target in self._in_metadata}
         cells = metadata.read(dict.fromkeys([key, *names.values()]))
-        theirs = [name.strip().replace("\\", "/") for name in cells[key]]
+        theirs = [_plain(name) for name in cells[key]]
         ways: tuple[Callable[[str], str], ...] = (
             lambda name: PurePosixPath(name).as_posix(),
             lambda name: PurePosixPath(name).name,
@@ -172,6 +172,11 @@ class Table:
             values = cells[name].tolist()
             joined[target] = ["" if row is None else values[row] for row in rows]  # "" becomes "unknown"
         return joined, remarks
+
+
+def _plain(name: str) -> str:
+    """A picture's path with the slashes that every system knows, also where Windows wrote it."""
+    return name.strip().replace("\\", "/")
 
 
 def _differ(cells: pd.DataFrame, first: int | None, second: int) -> bool:
