@@ -343,8 +343,9 @@ def _figures(
     from fer_keras.evaluation.calibration import expected_calibration_error
     from fer_keras.evaluation.classification import accuracy_difference_interval, classification_metrics
     from fer_keras.evaluation.report import column_names
-    from fer_keras.evaluation.resampling import holm, mcnemar
+    from fer_keras.evaluation.resampling import holm
     from fer_keras.inference import ensemble
+    from training.compare import mcnemar
 
     truth, count = faces.truth, len(members)
     singles = [classification_metrics(truth, one, labels) for one in answers.single]
