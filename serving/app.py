@@ -72,7 +72,7 @@ def build_parser() -> cli.CommandParser:
     add("--host", help=f"address to listen on (default {defaults.host}; another than this machine's own needs a token)")
     add("--port", type=int, help=f"port to listen on, 0 for a free one (default {defaults.port})")
     add("--token", help=f"let in only who has it; {PREFIX}TOKEN keeps it out of the list of processes")
-    add("--blur", action="store_true", default=None, help="make faces in the stream and in snapshots unrecognisable")
+    add("--blur", action="store_true", default=None, help="make all faces found in stream and snapshots unrecognisable")
     add("--max-viewers", type=cli.positive_int, metavar="N", help=f"most viewers of a stream (default {defaults.max_viewers})")
     return parser
 

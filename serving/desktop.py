@@ -65,7 +65,7 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument(
         "--runtime", choices=("auto", *RUNTIMES), default="auto", help="what runs the models (default %(default)s)"
     )
-    parser.add_argument("--blur", action="store_true", help="make the faces in the picture unrecognisable")
+    parser.add_argument("--blur", action="store_true", help="make all faces found unrecognisable")
     return parser
 
 
