@@ -98,13 +98,13 @@ def test_cached_features_give_the_result_of_the_slow_way_and_augmented_views_ano
     assert history(views)["val_loss"].tolist() != pytest.approx(history(cached)["val_loss"].tolist(), rel=1e-2)
 
 
-def test_without_a_frozen_phase_the_whole_network_learns_from_scratch(dataset, tmp_path, eagerly):
+def test_without_a_frozen_phase_the_whole_network_learns_from_scratch(shallow, dataset, tmp_path, eagerly):
     # In float32, since the first two steps of Adam in bfloat16 follow noise; some epochs later nothing is left of that.
     settings = {**DENSE, "frozen_epochs": 0, "finetune_epochs": 1, "batch_size": 30, "precision": "float32"}
     run, _ = fit(dataset, tmp_path / "scratch", **settings)
     assert history(run)["phase"].tolist() == ["scratch"]
-    # Statistics that lag behind the weights had a loss of 8 here, chance 1.1.
+    # Statistics that lag behind the weights have a loss of 2.4 here, of 8 with all 121 layers; chance has 1.1.
     assert history(run)["val_loss"].iloc[-1] < 2
     fresh, ended = (model.get_layer("backbone") for model in (run.spec.build(seed=0), run.load_model("final")))
-    for name in ("conv1_conv", "conv1_bn", "conv5_block16_2_conv"):
+    for name in ("conv1_conv", "conv1_bn", "conv5_block2_2_conv"):
         assert not np.array_equal(fresh.get_layer(name).get_weights()[0], ended.get_layer(name).get_weights()[0]), name
