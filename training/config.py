@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_keras.cli import words
 from fer_keras.errors import ConfigError
+from fer_keras.models.registry import ALIASES
 
 if TYPE_CHECKING:
     from fer_keras.data.pipeline import Augmentation, Mixing
@@ -28,7 +29,6 @@ _OF_PHASES = (
     "feature_views",
 )
 _OF_VARIED = ("zoom", "erase", "dark", "blur", "noise")
-ALIASES = {"densenet": "densenet121"}
 
 
 def _setting(default: Any, help: str, **more: Any) -> Any:

@@ -32,7 +32,7 @@ from fer_keras.data.balance import NO_CELL, CellPlan, augmented_cells, balanced_
 from fer_keras.data.dataset import FaceSubset, write_json
 from fer_keras.data.targets import training_targets
 from fer_keras.errors import TrainingError
-from fer_keras.files import alone
+from fer_keras.files import alone, writing_whole
 from fer_keras.models import transfer
 from training.backend import choose_precision, choose_strategy, load_state, save_state, save_weights
 from training.config import TrainConfig
@@ -627,12 +627,8 @@ def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     """history.csv, whole or not at all."""
     import pandas as pd
 
-    part = path.with_name(path.name + ".part")
-    try:
-        pd.DataFrame(history).to_csv(part, index=False)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with writing_whole(path, text=True) as file:
+        pd.DataFrame(history).to_csv(file, index=False)
 
 
 @contextmanager

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 #: Keras dtype policies that a model can be built with. The mixed ones compute in 16 bit and keep weights in float32.
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
-_ALIASES = {"densenet": "densenet121"}
+#: Other names that architectures go by.
+ALIASES = {"densenet": "densenet121"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def register(
     """Decorator: make `build(spec) -> keras.Model` known under a name. Raises ConfigError where the name is taken."""
 
     def decorate(build: Callable[[ModelSpec], keras.Model]) -> Callable[[ModelSpec], keras.Model]:
-        if name in _architectures or name in _ALIASES:
+        if name in _architectures or name in ALIASES:
             raise ConfigError(f"a model named {name!r} is registered already; choose another name")
         _architectures[name] = Architecture(
             name, build, dict(options), dict(presets or {}), check, complete, has_backbone, listed, help
@@ -125,9 +126,9 @@ def architecture(name: str) -> Architecture:
     """What is registered under a name or alias. Raises ConfigError listing the choices."""
     _import_architectures()
     try:
-        return _architectures[_ALIASES.get(name, name)]
+        return _architectures[ALIASES.get(name, name)]
     except (KeyError, TypeError):
-        choices = ", ".join([*list_models(), *_ALIASES])
+        choices = ", ".join([*list_models(), *ALIASES])
         raise ConfigError(f"unknown arch {name!r}; choose from {choices}") from None
 
 
@@ -135,11 +136,6 @@ def list_models() -> list[str]:
     """The names that `create_model` knows, in alphabetical order; without aliases and what is made of other models."""
     _import_architectures()
     return sorted(name for name, found in _architectures.items() if found.listed)
-
-
-def model_names() -> list[str]:
-    """The names of `list_models` and the aliases: what a command line accepts."""
-    return sorted([*list_models(), *_ALIASES])
 
 
 def default_options(name: str) -> dict[str, Any]:
