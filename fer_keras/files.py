@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from fer_keras.errors import ConfigError
+from fer_keras.errors import ConfigError, FerError
 
 
 def file_to_write(path: str | os.PathLike) -> Path:
@@ -60,6 +60,19 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, damaged: str | None = None) -> Any:
+    """What a JSON file of UTF-8 text holds, whatever encoding the system prefers.
+
+    damaged: what a FerError adds where the file can't be read; None leaves OSError and ValueError as they come.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if damaged is None:
+            raise
+        raise FerError(f"{path} can't be read ({error}); {damaged}") from error
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.files import file_to_write, write_json
+from fer_keras.files import file_to_write, read_json, write_json
 from fer_keras.types import TrackedFace
 from serving import decoder
 from serving.outputs import for_opencv, shown
@@ -164,7 +164,7 @@ class GrowingTable:
         if not self._state_path.exists():
             return None
         try:
-            state = json.loads(self._state_path.read_text("utf-8"))
+            state = read_json(self._state_path)
             different = sorted(
                 key for key in {*self._settings, *state["settings"]} if state["settings"].get(key) != self._settings.get(key)
             )

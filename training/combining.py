@@ -6,7 +6,6 @@ Nothing is ever scored on the faces that its weights were fitted on; see `choose
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ import numpy as np
 
 from fer_keras import cli
 from fer_keras.data import targets
-from fer_keras.errors import DataError, FerError, ModelError, TrainingError
-from fer_keras.files import write_json
+from fer_keras.errors import DataError, ModelError, TrainingError
+from fer_keras.files import read_json, write_json
 from fer_keras.models.ensemble import COMBINATIONS, common_labels, ensemble_spec, input_of, label_order
 from training import ensemble_report, scoring, train
 from training.config import TrainConfig
@@ -94,12 +93,9 @@ class Member:
         return f"{self.spec.name}{': ' if told else ''}{', '.join(told)}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
     """A JSON file of an ensemble. Raises FerError where it can't be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FerError(f"{path} can't be read ({error}); begin the ensemble anew") from error
+    return read_json(path, damaged="begin the ensemble anew")
 
 
 @dataclass(frozen=True)
@@ -273,7 +269,7 @@ def combine_members(members: Sequence[Member], dataset: FaceDataset, plan: Plan,
     from fer_keras.inference import ensemble
 
     settings = TrainConfig.from_dict(plan.settings)
-    failed = read_json(out / "ensemble.json")["failed"]
+    failed = read_state(out / "ensemble.json")["failed"]
     dropped = [{"name": name, "reason": reason} for name, reason in failed.items()]
     if not members:
         raise TrainingError(f"no member is left of {len(dropped)}; lower the learning rate (now {settings.lr:g})")

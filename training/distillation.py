@@ -74,7 +74,8 @@ def seen_before(config: TrainConfig, dataset: FaceDataset) -> dict[str, set[str]
     What it is for ("the training starts from NAME") -> splits, of models whose metadata says that they were trained on it.
     """
     from fer_keras.errors import ModelError
-    from fer_keras.models.exported import read_metadata, splits_seen
+    from fer_keras.models.exported import read_metadata
+    from training.scoring import splits_seen
 
     used: dict[str, str | None] = {
         "the training starts from": None if config.weights in ("auto", "none", "imagenet") else config.weights,

@@ -27,7 +27,7 @@ from fer_keras.errors import ConfigError, DataError, FerError, TrainingError
 from fer_keras.files import write_json
 from fer_keras.models.ensemble import COMBINATIONS, common_labels
 from training import config, scoring, train
-from training.combining import FEWEST_FACES, FITTED, Member, Plan, choose_faces, combine_members, read_json
+from training.combining import FEWEST_FACES, FITTED, Member, Plan, choose_faces, combine_members, read_state
 from training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _read_plan(out: Path) -> Plan:
         raise FerError(
             f"{out} is not the folder of an ensemble: it lacks ensemble.json; training.ensemble prints where it writes"
         )
-    values = read_json(out / "ensemble.json")
+    values = read_state(out / "ensemble.json")
     return Plan(**{item.name: values[item.name] for item in dataclasses.fields(Plan) if item.name in values})
 
 
@@ -168,13 +168,13 @@ def _same_dataset(plan: Plan, out: Path) -> FaceDataset:
     from fer_keras.data.dataset import FaceDataset, same_data
 
     dataset = FaceDataset.load(plan.data)
-    if not same_data(read_json(out / "ensemble.json")["fingerprint"], dataset.fingerprint):
+    if not same_data(read_state(out / "ensemble.json")["fingerprint"], dataset.fingerprint):
         raise DataError(f"{dataset.path} has changed since {out} was begun with it; prepare it as it was, or begin anew")
     return dataset
 
 
 def _read_metrics(out: Path) -> dict[str, Any]:
-    return read_json(out / "metrics.json") if (out / "metrics.json").is_file() else {}
+    return read_state(out / "metrics.json") if (out / "metrics.json").is_file() else {}
 
 
 def joined_members(paths: Sequence[str]) -> list[Member]:
@@ -202,7 +202,7 @@ def joined_members(paths: Sequence[str]) -> list[Member]:
 
 def _runs_in(path: Path) -> list[Path]:
     """A path itself, or the runs inside where it is the folder of a k-fold run or of an ensemble."""
-    failed = read_json(path / "ensemble.json")["failed"] if (path / "ensemble.json").is_file() else {}
+    failed = read_state(path / "ensemble.json")["failed"] if (path / "ensemble.json").is_file() else {}
     inside = sorted(one.parent for name in ("fold-*", "member-*") for one in path.glob(f"{name}/model.json"))
     return [run for run in inside if run.name not in failed] or [path]
 
@@ -228,14 +228,14 @@ def _train_members(out: Path, plan: Plan, dataset: FaceDataset) -> list[Member]:
     members = []
     for index in range(1, plan.members + 1):
         folder = out / f"member-{index:02d}"
-        failed = read_json(out / "ensemble.json")["failed"]
+        failed = read_state(out / "ensemble.json")["failed"]
         if folder.name in failed:
             continue
         try:
             members.append(_train_member(folder, index, plan, settings, dataset))
         except TrainingError as error:
             print(f"{folder.name} is dropped: {error}")
-            whole = read_json(out / "ensemble.json")
+            whole = read_state(out / "ensemble.json")
             write_json(out / "ensemble.json", {**whole, "failed": {**failed, folder.name: str(error)}})
     return members
 

@@ -8,7 +8,6 @@ since a network's last bits depend on how faces fall into batches).
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import numpy as np
 from fer_keras.data import pipeline
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import FerError
-from fer_keras.files import write_json, writing_whole
+from fer_keras.files import read_json, write_json, writing_whole
 from training.backend import arrays_of, choose_precision, choose_strategy, save_weights
 from training.config import TrainConfig
 
@@ -94,7 +93,7 @@ class FeatureStore:
                 save_weights(self.model, weights)
             self._initial = self.model.get_weights()
         densenet.freeze_backbone(self.model)
-        return json.loads(origin.read_text(encoding="utf-8"))["backbone"]
+        return read_json(origin)["backbone"]
 
     def _calibrate(self) -> None:
         from fer_keras.models import densenet

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import shutil
 import time
@@ -27,7 +26,7 @@ from fer_keras.data import splits
 from fer_keras.data.dataset import SPLITS, FaceDataset
 from fer_keras.data.targets import select
 from fer_keras.errors import ConfigError, DataError, FerError, TrainingError
-from fer_keras.files import write_json, write_whole
+from fer_keras.files import read_json, write_json, write_whole
 from fer_keras.models.exported import git_revision
 from training import scoring
 from training.config import TrainConfig
@@ -68,10 +67,7 @@ class KFoldRun:
         if not (folder / "kfold.json").is_file():
             what = "it lacks kfold.json" if folder.is_dir() else "there is none"
             raise FerError(f"{folder} is not the folder of a k-fold run: {what}; training.kfold prints where it writes")
-        try:
-            return cls(folder, json.loads((folder / "kfold.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise FerError(f"{folder / 'kfold.json'} can't be read ({error}); the run is damaged") from error
+        return cls(folder, read_json(folder / "kfold.json", damaged="the run is damaged"))
 
     @property
     def folds(self) -> range:

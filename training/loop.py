@@ -13,7 +13,6 @@ epoch), so that a killed run goes on with the result of an unbroken one.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
 import signal
@@ -29,10 +28,10 @@ import numpy as np
 
 from fer_keras.data import pipeline
 from fer_keras.data.balance import NO_CELL, CellPlan, augmented_cells, balanced_weights, cells, levelled_cells
-from fer_keras.data.dataset import FaceSubset, write_json
+from fer_keras.data.dataset import FaceSubset
 from fer_keras.data.targets import training_targets
 from fer_keras.errors import TrainingError
-from fer_keras.files import alone, writing_whole
+from fer_keras.files import alone, read_json, write_json, writing_whole
 from fer_keras.models import transfer
 from training.backend import choose_precision, choose_strategy, load_state, save_state, save_weights
 from training.config import TrainConfig
@@ -87,7 +86,7 @@ class _State:
     @classmethod
     def load(cls, folder: Path) -> _State | None:
         path = folder / "state.json"
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        return cls(**read_json(path)) if path.is_file() else None
 
     def save(self, folder: Path) -> None:
         write_json(folder / "state.json", vars(self))

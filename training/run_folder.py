@@ -12,7 +12,6 @@ RUN/lock            held by the process that trains it; one that was killed leav
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -24,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fer_keras.data.dataset import FaceDataset, same_data, write_json
+from fer_keras.data.dataset import FaceDataset, same_data
 from fer_keras.errors import DataError, FerError
+from fer_keras.files import read_json, write_json
 from fer_keras.models.exported import git_revision
 
 if TYPE_CHECKING:
@@ -200,10 +200,7 @@ class _TqdmHandler(logging.Handler):
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FerError(f"{path} can't be read ({error}); the run folder is damaged") from error
+    return read_json(path, damaged="the run folder is damaged")
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -297,20 +297,21 @@ def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
     from fer_keras.models.exported import read_metadata
 
     dataset, notes = faces.dataset, []
+    metadata = read_metadata(model.path) if model.run is None else None
     if model.image_size != dataset.image_size:
         notes.append(f"{model.key}: faces of {dataset.image_size} pixels are resized to the model's {model.image_size} pixels")
     if model.channels != dataset.channels:
         colour = {1: "grey", 3: "RGB"}
         notes.append(f"{model.key}: {colour[dataset.channels]} faces are turned into the model's {colour[model.channels]}")
-    if model.run is None and dataset.info.get("settings", {}).get("crop", "none") != "none":
-        cropped, expected = dataset.info["crop_margin"], read_metadata(model.path)["crop_margin"]
+    if metadata is not None and dataset.info.get("settings", {}).get("crop", "none") != "none":
+        cropped, expected = dataset.info["crop_margin"], metadata["crop_margin"]
         if cropped != expected:
             notes.append(f"{model.key}: faces were cut out with a margin of {cropped:g}, the model expects {expected:g}")
     if more := [label for label in model.labels if label not in dataset.labels]:
         notes.append(f"{model.key} also knows {', '.join(more)}, which this data does not have; such answers count as wrong")
     if faces.split != "train":
-        if model.run is None:
-            trained = rows_seen(read_metadata(model.path)["trained_on"], dataset)
+        if metadata is not None:
+            trained = rows_seen(metadata["trained_on"], dataset)
         else:
             trained = model.run.rows("train") if is_own(model.run, dataset) else None
         seen = 0 if trained is None else len(np.intersect1d(faces.rows, trained))
@@ -336,10 +337,18 @@ def learnt_from(dataset: FaceDataset, *rows: np.ndarray) -> dict[str, Any]:
     return {"splits": splits, **({} if chosen.all() else {"rows": base64.b64encode(np.packbits(chosen)).decode()})}
 
 
+def splits_seen(trained_on: object, fingerprint: str) -> list[str] | None:
+    """The splits of the data set with this fingerprint that a model learnt from; None where it was trained on other data.
+
+    trained_on: of its metadata. The same faces in another size or colour are not other data: the model has seen them.
+    """
+    if not isinstance(trained_on, Mapping) or not same_rows(trained_on.get("fingerprint"), fingerprint):
+        return None
+    return trained_on.get("splits", ["train"])
+
+
 def rows_seen(trained_on: object, dataset: FaceDataset) -> np.ndarray | None:
     """int64 rows of a data set that an exported model learnt from, by its metadata; None where it was trained on other data."""
-    from fer_keras.models.exported import splits_seen
-
     splits = splits_seen(trained_on, dataset.fingerprint)
     if splits is None:
         return None

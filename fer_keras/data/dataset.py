@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.files import alone, folder_to_write, may_be_replaced, replace_folder, write_json
+from fer_keras.files import alone, folder_to_write, may_be_replaced, read_json, replace_folder, write_json
 from fer_keras.labels import VOTE_NAMES
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class FaceDataset:
             what = f"lacks {', '.join(missing)}" if folder.is_dir() else "does not exist"
             raise DataError(f"{folder} is not a prepared data set: it {what}; make one with python -m training.prepare")
         try:
-            info = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+            info = read_json(folder / "dataset.json")
             text_columns = dict.fromkeys(["label", "split", "reason", "identity", "source", *info["group_columns"]], str)
             manifest = pd.read_csv(folder / "manifest.csv", dtype=text_columns, keep_default_na=False)
             if "identity" in manifest:  # data sets prepared before took "unknown" and the like for one person

@@ -25,7 +25,7 @@ import numpy as np
 
 import fer_keras
 from fer_keras.errors import FerError, ModelError
-from fer_keras.files import folder_to_write, may_be_replaced, replace_folder, write_json
+from fer_keras.files import folder_to_write, may_be_replaced, read_json, replace_folder, write_json
 from fer_keras.models.registry import ModelSpec
 
 if TYPE_CHECKING:
@@ -61,18 +61,6 @@ METADATA_KEYS = (
 _VECTORS = "vectors"  # float32: all weights of rank 1, end to end
 _ARRAYS = "arrays"  # a list of the others
 _LENGTHS = "lengths"  # int32, one number for each weight in the order of keras.Model.weights: its length, or -1 for an array
-
-
-def splits_seen(trained_on: object, fingerprint: str) -> list[str] | None:
-    """The splits of the data set with this fingerprint that a model learnt from; None where it was trained on other data.
-
-    trained_on: of its metadata. The same faces in another size or colour are not other data: the model has seen them. So what
-    counts is the part of a fingerprint that is before its "-", the rows.
-    """
-    recorded = trained_on.get("fingerprint") if isinstance(trained_on, Mapping) else None
-    if not isinstance(recorded, str) or recorded.partition("-")[0] != fingerprint.partition("-")[0]:
-        return None
-    return trained_on.get("splits", ["train"])
 
 
 def export_model(
@@ -361,7 +349,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
             what = f"it lacks {'metadata.json' if not file.is_file() else 'saved_model.pb'}"
         raise ModelError(f"{path} is not an exported model: {what}; make one with python -m training.train --export NAME")
     try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
+        metadata = read_json(file)
     except (ValueError, OSError) as error:
         raise ModelError(f"{file} can't be read as JSON ({_first_line(error)}); export the model again") from error
     _check_metadata(metadata, path)
