@@ -16,7 +16,7 @@ from fer_keras.data import cleaning, splits
 from fer_keras.data.dataset import SPLITS, VOTE_COLUMNS, DatasetWriter, FaceDataset
 from fer_keras.data.images import crop_box, resize, to_channels
 from fer_keras.data.sources.base import Source, SourceTable
-from fer_keras.data.sources.kaggle_csv import vote_labels
+from fer_keras.data.targets import vote_labels
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.labels import canonical, canonical_names, is_emotion, ordered, parse_label_map, resolve_label_map
 

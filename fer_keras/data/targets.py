@@ -68,6 +68,20 @@ def merge_votes(votes: np.ndarray, label_map: Mapping[str, str | None], labels: 
     return merged
 
 
+def vote_labels(votes: np.ndarray, label_map: Mapping[str, str | None] | None = None) -> list[str | None]:
+    """The emotion with most votes of each row of int (n, 10), the first on ties; "" where no emotion has any.
+
+    label_map: from each emotion to its label, by which votes are added up first, so that the label is the one that the votes of
+    the data set name. An emotion that it drops (None) counts for itself; None where such a one has most.
+    """
+    kinds = {
+        emotion: (label_map or {}).get(emotion, emotion) or (emotion,) for emotion in EMOTIONS
+    }  # a dropped one is like no other
+    names = [None if isinstance(kind, tuple) else kind for kind in dict.fromkeys(kinds.values())]
+    counts = merge_votes(votes, kinds)[:, : len(names)]
+    return [names[top] if most else "" for top, most in zip(counts.argmax(axis=1), counts.max(axis=1), strict=True)]
+
+
 def mapped_votes(dataset: FaceDataset, rows: np.ndarray) -> np.ndarray:
     """Votes by the data set's own labels. int64 (len(rows), len(labels) + 2): labels merged by its map, unknown, NF."""
     return merge_votes(dataset.votes(rows), dataset.info.get("label_map") or {}, dataset.labels)

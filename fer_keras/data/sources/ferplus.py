@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from fer_keras.data.dataset import VOTE_COLUMNS
 from fer_keras.data.images import decode, in_parallel
 from fer_keras.data.sources.base import SPLIT_OF_WORD, CsvFile, Picture, SourceTable, hash_files, hash_listing, is_system_file
-from fer_keras.data.sources.kaggle_csv import parse_votes, vote_labels
+from fer_keras.data.sources.kaggle_csv import parse_votes
+from fer_keras.data.targets import vote_labels
 from fer_keras.errors import DataError
 from fer_keras.labels import EMOTIONS, VOTE_NAMES
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from fer_keras.data.dataset import VOTE_COLUMNS
 from fer_keras.data.sources.base import CsvFile, Picture, SourceTable, hash_files, splits_of
+from fer_keras.data.targets import vote_labels
 from fer_keras.errors import DataError
 from fer_keras.labels import EMOTIONS, FER2013_CODES, VOTE_NAMES, canonical, ordered
 
@@ -140,22 +141,6 @@ def parse_votes(cells: np.ndarray, where: str | Path) -> np.ndarray:
         row = next(row for row, line in enumerate(cells, start=1) if not all(_is_count(cell) for cell in line))
         raise DataError(f"{where}, row {row}: expected ten vote counts of 0 or more, got {', '.join(cells[row - 1])}")
     return values.astype(np.int64)
-
-
-def vote_labels(votes: np.ndarray, label_map: Mapping[str, str | None] | None = None) -> list[str | None]:
-    """The emotion with most votes of each row of int (n, 10), the first on ties; "" where no emotion has any.
-
-    label_map: from each emotion to its label, by which votes are added up first, so that the label is the one that the votes of
-    the data set name. An emotion that it drops (None) counts for itself; None where such a one has most.
-    """
-    labels = [(label_map or {}).get(emotion, emotion) for emotion in EMOTIONS]
-    keys = [label or (emotion,) for label, emotion in zip(labels, EMOTIONS, strict=True)]  # of a dropped one, like no other
-    kinds = list(dict.fromkeys(keys))
-    counts = np.zeros((len(votes), len(kinds)), np.int64)
-    for column, key in enumerate(keys):
-        counts[:, kinds.index(key)] += votes[:, column]
-    names = [labels[keys.index(kind)] for kind in kinds]
-    return [names[top] if most else "" for top, most in zip(counts.argmax(axis=1), counts.max(axis=1), strict=True)]
 
 
 def parse_pixels(text: str) -> np.ndarray:
