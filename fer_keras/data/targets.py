@@ -74,9 +74,8 @@ def vote_labels(votes: np.ndarray, label_map: Mapping[str, str | None] | None = 
     label_map: from each emotion to its label, by which votes are added up first, so that the label is the one that the votes of
     the data set name. An emotion that it drops (None) counts for itself; None where such a one has most.
     """
-    kinds = {
-        emotion: (label_map or {}).get(emotion, emotion) or (emotion,) for emotion in EMOTIONS
-    }  # a dropped one is like no other
+    # A dropped one is told from all labels, and from the others that are dropped, by what no label is: a tuple.
+    kinds = {emotion: (label_map or {}).get(emotion, emotion) or (emotion,) for emotion in EMOTIONS}
     names = [None if isinstance(kind, tuple) else kind for kind in dict.fromkeys(kinds.values())]
     counts = merge_votes(votes, kinds)[:, : len(names)]
     return [names[top] if most else "" for top, most in zip(counts.argmax(axis=1), counts.max(axis=1), strict=True)]
