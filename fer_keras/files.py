@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -97,6 +98,13 @@ def alone(path: str | os.PathLike, busy: str) -> Iterator[None]:
         lock.release()
 
 
+def numbered(path: Path) -> Iterator[Path]:
+    """A path, then the same with a number, for who takes the first that is free: NAME, NAME-2, NAME-3, ..."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.name}-{number}")
+
+
 def folder_to_write(path: str | os.PathLike) -> Path:
     """The folder that a path leads to, which may not be there yet: a link to another disk stays one and keeps leading there."""
     return Path(os.path.realpath(path))
@@ -109,11 +117,22 @@ def may_be_replaced(folder: Path, *marks: str) -> bool:
     return any((folder / mark).is_file() for mark in marks) or not any(folder.iterdir())
 
 
-def replace_folder(new: Path, target: Path) -> None:
+def replace_folder(new: Path, target: Path, *, overwrite: bool = True) -> None:
     """Give `new` the name `target`; what stood there goes only once the new one is in place.
 
-    target: no link, and on the disk of `new`; see `folder_to_write`.
+    target: no link, and on the disk of `new`; see `folder_to_write`. overwrite: False raises FileExistsError where a folder with
+    anything in it stands there, be it that another process has just put it there.
     """
+    if not overwrite:
+        with contextlib.suppress(OSError):
+            target.rmdir()  # an empty one is nobody's
+        try:
+            os.rename(new, target)  # never onto a folder that is not empty, on any system
+        except OSError as error:
+            if target.exists():
+                raise FileExistsError(f"{target} exists already") from error
+            raise
+        return
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     shutil.rmtree(old, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     from training.config import TrainConfig
-    from training.run_folder import RunFolder
-    from training.train import export_name, finish_run
+    from training.run_folder import RunFolder, folder_for
+    from training.train import check_export, finish_run
 
     if len({Path(path).resolve() for path in args.runs}) < 2:
         raise ConfigError("a mean needs two different runs or more")
@@ -94,9 +93,10 @@ def _command(args: argparse.Namespace) -> int:
     settings = dataclasses.replace(
         settings, export=args.export, overwrite=args.overwrite, saved_models=args.saved_models, out=None
     )
-    settings = dataclasses.replace(settings, export=export_name(settings, runs[0].dataset()))
+    check_export(settings)
     cli.import_tensorflow()
-    made = average(runs, Path(args.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-mean"))
+    with folder_for(args.out, "mean") as out:
+        made = average(runs, out)
     print(f"Run folder: {made.path}")
     print(f"Exported: {finish_run(made, settings, made.dataset())}")
     return 0

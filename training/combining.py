@@ -468,7 +468,6 @@ def _export(
     ]
     figure = train.figure_entry(result["combinations"][plan.combine], dict(result), dataset.name)
     metadata = {
-        "name": settings.export,
         "labels": list(inside[0].labels),
         "crop_margin": float(dataset.info.get("crop_margin") or 0.0),
         "temperature": temperature,
@@ -478,7 +477,9 @@ def _export(
         "members": described,
         "combine": plan.combine,
     }
-    target = Path(settings.saved_models) / str(settings.export)
-    target.parent.mkdir(parents=True, exist_ok=True)
     model = assemble(spec, [member.keras_model() for member in inside])
-    return export_model(model, spec, target, metadata, overwrite=settings.overwrite)
+    return train.export_under(
+        settings,
+        f"{dataset.name}-ensemble",
+        lambda target: export_model(model, spec, target, metadata, overwrite=settings.overwrite),
+    )

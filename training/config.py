@@ -321,7 +321,11 @@ class TrainConfig:
 def _checked(name: str, item: dataclasses.Field, value: Any, origin: str) -> Any:
     """A config file's value in the type of its setting. YAML reads 1e-3 as text and 5 as a whole number."""
     if value is None:
-        return {} if name == "options" else value
+        if name == "options":
+            return {}
+        if item.default is not None:
+            raise ConfigError(f"setting {name!r} in {origin} is empty; leave it out, which means {item.default}")
+        return None
     kind = item.metadata.get("type")
     try:
         if kind == "option":

@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +103,8 @@ def _command(args: argparse.Namespace) -> int:
 
 def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
     """A checked plan, written to its new folder, and the data set."""
+    from training.run_folder import folder_for
+
     count = args.members if args.members is not None else (0 if args.join else MEMBERS)
     if not 0 <= count <= 999:
         raise ConfigError(f"--members is from 0 to 999, got {count}")
@@ -130,17 +131,18 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
             **({f"new members (labels of {dataset.name})": dataset.labels} if count else {}),
         }
     )
-    named = train.export_name(dataclasses.replace(settings, arch="ensemble"), dataset)
-    out = Path(settings.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-ensemble")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists already; choose another --out, or go on with it: --resume {out}")
-    settings = dataclasses.replace(settings, export=named, out=str(out))
-    paths = [str(member.path.resolve()) for member in joined]
-    plan = Plan(settings.to_dict(), count, paths, args.combine or "mean", args.protocol, str(dataset.path.resolve()), args.mirror)
-    _check_fit(plan, joined, dataset)
-    out.mkdir(parents=True, exist_ok=True)
-    description = {**dataclasses.asdict(plan), "fingerprint": dataset.fingerprint, "failed": {}}
-    write_json(out / "ensemble.json", description)
+    train.check_export(settings)
+    with folder_for(settings.out, "ensemble") as out:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{out} exists already; choose another --out, or go on with it: --resume {out}")
+        settings = dataclasses.replace(settings, out=str(out))
+        paths = [str(member.path.resolve()) for member in joined]
+        data = str(dataset.path.resolve())
+        plan = Plan(settings.to_dict(), count, paths, args.combine or "mean", args.protocol, data, args.mirror)
+        _check_fit(plan, joined, dataset)
+        out.mkdir(parents=True, exist_ok=True)
+        description = {**dataclasses.asdict(plan), "fingerprint": dataset.fingerprint, "failed": {}}
+        write_json(out / "ensemble.json", description)
     return out, plan, dataset
 
 

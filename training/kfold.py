@@ -17,7 +17,6 @@ import contextlib
 import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from fer_keras import cli
 from fer_keras.data import targets
@@ -98,6 +97,7 @@ def _open(args: argparse.Namespace) -> KFoldRun:
 
 def start_run(args: argparse.Namespace) -> KFoldRun:
     """A new run, its data divided, from a parsed command line."""
+    from training.run_folder import folder_for
     from training.train import load_dataset
 
     count = FOLDS if args.folds is None else args.folds
@@ -111,9 +111,9 @@ def start_run(args: argparse.Namespace) -> KFoldRun:
     settings = config.from_arguments(args, args.config).resolved()
     config.refuse_idle(config.given_settings(args), settings)
     dataset = load_dataset(settings, needed=())
-    out = Path(settings.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{settings.arch}-kfold")
     protocol = args.protocol or targets.default_protocol(dataset)
-    run = folds.start(out, settings, dataset, folds=count, columns=columns, use=use, protocol=protocol)
+    with folder_for(settings.out, f"{settings.arch}-kfold") as out:
+        run = folds.start(out, settings, dataset, folds=count, columns=columns, use=use, protocol=protocol)
     for note in run.plan["notes"]:
         print(note)
     print(f"K-fold folder: {run.path} (rows of every fold in folds.csv)")

@@ -327,8 +327,11 @@ class _Training:
                 verbose=0,
             )
         except _StoppedByUserError:
+            # The epoch that was cut short counts for nothing.
             if state.net:
-                load_state(net, self.folder / state.net)  # the epoch that was cut short counts for nothing
+                load_state(net, self.folder / state.net)
+            elif state.phase:
+                self.model.load_weights(self.folder / "phase.weights.h5")
             return True
         return False
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from fer_keras.cli import CommandParser, positive_int, run, words
+from fer_keras.labels import split_names
 
 _EXAMPLES = """
 examples:
@@ -33,7 +34,7 @@ def build_parser() -> CommandParser:
         help="table: image, label, split, identity, gender, age, age_group, ...",
     )
     add("--metadata", metavar="FILE", help="table: second csv, joined by image name")
-    add("--labels", metavar="NAME,...", type=_names, help="folders, table: the labels that may occur; another one is an error")
+    add("--labels", metavar="NAME,...", type=_labels, help="folders, table: the labels that may occur; another one is an error")
     add("--count", metavar="N", type=positive_int, help="synthetic: how many faces (default 2400)")
     add = parser.add_argument_group("faces").add_argument
     add("--size", type=positive_int, metavar="PX", help="side of the faces (default 48)")
@@ -45,7 +46,7 @@ def build_parser() -> CommandParser:
     add("--faces", metavar="WHICH", help="with --crop: largest (default) or all faces of a photograph")
     add("--min-face", type=positive_int, metavar="PX", help="with --crop: smallest face looked for")
     add = parser.add_argument_group("labels, cleaning, splits").add_argument
-    add("--map", dest="label_map", metavar="FROM=TO,...", help="merge, rename or drop (FROM=) labels")
+    add("--map", dest="label_map", metavar="FROM=TO,...", help=r"merge, rename or drop (FROM=) labels; a comma in a name is \,")
     add(
         "--keep",
         metavar="REASON,...",
@@ -109,6 +110,10 @@ def _summary(info: dict) -> str:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(words(text))
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    return tuple(split_names(text))
 
 
 def _pairs(text: str) -> dict[str, str]:

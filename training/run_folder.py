@@ -12,10 +12,12 @@ RUN/lock            held by the process that trains it; one that was killed leav
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +27,7 @@ import numpy as np
 
 from fer_keras.data.dataset import FaceDataset, same_data
 from fer_keras.errors import DataError, FerError
-from fer_keras.files import read_json, write_json
+from fer_keras.files import numbered, read_json, write_json
 from fer_keras.models.exported import git_revision
 
 if TYPE_CHECKING:
@@ -58,12 +60,18 @@ class RunFolder:
         import pandas as pd
 
         folder = Path(path)
+        taken = f"{folder} exists already; choose another --out, or go on with it: --resume {folder}"
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FerError(f"{folder} exists already; choose another --out, or go on with it: --resume {folder}")
+            raise FerError(taken)
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
         table = pd.concat([pd.DataFrame({"row": part, "split": split}) for split, part in rows.items()])
-        table.to_csv(folder / "rows.csv", index=False)
+        try:
+            # Of two processes that found it empty one can make this file, and the folder is its own.
+            with (folder / "rows.csv").open("x", encoding="utf-8", newline="") as file:
+                table.to_csv(file, index=False)
+        except FileExistsError:
+            raise FerError(taken) from None
         write_json(folder / "model.json", {"spec": spec.to_dict(), "labels": list(dataset.labels)})
         description = {
             "settings": dict(config),
@@ -144,15 +152,28 @@ class RunFolder:
         table = pd.read_csv(self.path / "rows.csv")
         return table.loc[table["split"] == split, "row"].to_numpy(np.int64)
 
-    def dataset(self) -> FaceDataset:
-        """The data set of the run. Raises DataError where it is gone or is no longer the same."""
+    def dataset(self, path: str | os.PathLike | None = None) -> FaceDataset:
+        """The data set of the run. Raises DataError where it is gone or is no longer the same.
+
+        path: where it is now, if it was moved or prepared again.
+        """
         recorded = self._description["dataset"]
-        dataset = FaceDataset.load(recorded["path"])
+        dataset = FaceDataset.load(path or recorded["path"])
         if not same_data(recorded["fingerprint"], dataset.fingerprint):
+            if path:
+                raise DataError(f"{dataset.path} holds other faces than {recorded['path']}, on which {self.path} was trained")
             raise DataError(
                 f"{dataset.path} has changed since {self.path} was trained on it; prepare it as it was, or name one with --data"
             )
         return dataset
+
+    def with_data(self, dataset: FaceDataset) -> RunFolder:
+        """The run, which from now on looks for its data where this is."""
+        place = str(dataset.path.resolve())
+        description = {**self._description, "settings": {**self.config, "data": str(dataset.path)}}
+        description["dataset"] = {**description["dataset"], "path": place}
+        write_json(self.path / "config.json", description)
+        return RunFolder(self.path)
 
     def load_model(self, which: str) -> keras.Model:
         """The model in float32 with its best or final weights."""
@@ -188,6 +209,27 @@ class RunFolder:
             logger.addHandler(file)
             logger.addHandler(screen)
         return logger
+
+
+@contextlib.contextmanager
+def folder_for(out: str | None, kind: str) -> Iterator[Path]:
+    """Where a command writes: `out`, else runs/TIME-KIND, made for it alone.
+
+    Where another began in the same second it has a number. A folder so made goes again where the block fails and leaves it empty.
+    """
+    if out:
+        yield Path(out)
+        return
+    for folder in numbered(Path(f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{kind}")):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 class _TqdmHandler(logging.Handler):

@@ -8,15 +8,15 @@ python -m training.train --resume runs/20260101-120000-cnn
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_keras import cli
-from fer_keras.errors import ConfigError, DataError, FerError
-from fer_keras.files import may_be_replaced
+from fer_keras.errors import ConfigError, DataError, FerError, ModelError
+from fer_keras.files import may_be_replaced, numbered
 from training import config, scoring
 
 if TYPE_CHECKING:
@@ -33,11 +33,19 @@ A model of drawn faces knows nothing of real ones. To use your own:
 """
 
 
+#: Settings that a resumed run takes anew: where its data is now, and what becomes of the trained model.
+AT_THE_END = ("data", "export", "overwrite", "saved_models")
+
+
 def build_parser() -> cli.CommandParser:
     """The command line: `--config`, `--resume`, and one option for each setting of TrainConfig."""
     parser = cli.CommandParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; flags win")
-    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped or killed")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a run that was stopped or killed; may go with --data (where it is now), --export, --overwrite",
+    )
     config.add_settings(parser)
     return parser
 
@@ -49,10 +57,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     if args.resume:
-        given = [name for name in config.given_settings(args) if name != "resume"] + (["config"] if args.config else [])
+        given = [name for name in config.given_settings(args) if name not in AT_THE_END] + (["config"] if args.config else [])
         if given:
             raise ConfigError(f"--resume goes on with the settings of the run; leave out --{given[0].replace('_', '-')}")
-        return _resume(Path(args.resume))
+        return _resume(Path(args.resume), {name: vars(args)[name] for name in AT_THE_END if name in vars(args)})
     settings = config.from_arguments(args, args.config).resolved()
     config.refuse_idle(config.given_settings(args), settings)
     dataset = load_dataset(settings)
@@ -65,15 +73,21 @@ def _train(args: argparse.Namespace) -> int:
         raise
 
 
-def _resume(path: Path) -> int:
+def _resume(path: Path, given: dict[str, Any]) -> int:
+    from fer_keras.models.exported import MODEL_FILES
     from training.run_folder import RunFolder
 
     run = RunFolder.open(path)
-    dataset = run.dataset()
-    if run.finished and "exported" in run.metrics:
-        print(f"{path} is finished: {run.metrics['exported']}")
+    data = given.pop("data", None)
+    dataset = run.dataset(data)
+    if data:
+        run = run.with_data(dataset)
+    exported = run.metrics.get("exported")
+    # What was exported may have been removed since; then it is made again.
+    if run.finished and exported and not given and all((Path(exported) / name).is_file() for name in MODEL_FILES):
+        print(f"{path} is finished: {exported}")
         return 0
-    return _fit_and_finish(run, dataset)
+    return _fit_and_finish(run, dataset, given)
 
 
 def load_dataset(settings: TrainConfig, needed: Sequence[str] = ("train", "validation")) -> FaceDataset:
@@ -99,12 +113,10 @@ def load_dataset(settings: TrainConfig, needed: Sequence[str] = ("train", "valid
 
 def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
     """A new run folder for the settings. Raises ConfigError where model, data or export name do not go together."""
-    import dataclasses
-
     from fer_keras.data import splits
     from fer_keras.data.balance import cells
     from training.distillation import notes_on_seen
-    from training.run_folder import RunFolder
+    from training.run_folder import RunFolder, folder_for
 
     rows = {split: dataset.rows(split) for split in ("train", "validation")}
     if settings.balance:
@@ -116,10 +128,10 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
         *splits.unlearnable(faces["label"], faces["split"]),
     ]:
         print(f"note: {note}")
-    settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), export=export_name(settings, dataset))
-    out = Path(settings.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{spec.name}")
-    settings = dataclasses.replace(settings, out=str(out))
-    return RunFolder.create(out, settings.to_dict(), spec, dataset, rows)
+    check_export(settings)
+    with folder_for(settings.out, spec.name) as out:
+        settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), out=str(out))
+        return RunFolder.create(out, settings.to_dict(), spec, dataset, rows)
 
 
 def model_spec(settings: TrainConfig, dataset: FaceDataset) -> ModelSpec:
@@ -140,29 +152,46 @@ def model_spec(settings: TrainConfig, dataset: FaceDataset) -> ModelSpec:
     )
 
 
-def export_name(settings: TrainConfig, dataset: FaceDataset) -> str:
-    """The name to export under: as asked, else DATA-ARCH with a number where that is taken."""
+def check_export(settings: TrainConfig) -> None:
+    """Raise ConfigError where a model can't be exported under the name that was asked for, before hours are spent on it."""
     from fer_keras.models.exported import MODEL_FILES
 
+    if not settings.export:
+        return
+    if Path(settings.export).name != settings.export or settings.export.startswith("."):
+        raise ConfigError(f"--export is a name, not a path, got {settings.export!r}; the folder is --saved-models")
+    target = Path(settings.saved_models) / settings.export
+    if target.exists() and not settings.overwrite:
+        raise ConfigError(f"{target} exists already; choose another --export, or --overwrite")
+    if not may_be_replaced(target, *MODEL_FILES):
+        raise ConfigError(f"{target} is not an exported model; choose another --export, or remove it")
+
+
+def export_under(settings: TrainConfig, default: str, export: Callable[[Path], Path]) -> Path:
+    """Have `export` write a folder of exported models and return it: by the name asked for, else `default`, or with a number.
+
+    A default name is taken at the last moment only, since another training may end first and take it.
+    """
     folder = Path(settings.saved_models)
+    folder.mkdir(parents=True, exist_ok=True)
     if settings.export:
-        if Path(settings.export).name != settings.export or settings.export.startswith("."):
-            raise ConfigError(f"--export is a name, not a path, got {settings.export!r}; the folder is --saved-models")
-        if (folder / settings.export).exists() and not settings.overwrite:
-            raise ConfigError(f"{folder / settings.export} exists already; choose another --export, or --overwrite")
-        if not may_be_replaced(folder / settings.export, *MODEL_FILES):
-            raise ConfigError(f"{folder / settings.export} is not an exported model; choose another --export, or remove it")
-        return settings.export
-    base = f"{dataset.name}-{settings.arch}"
-    number, name = 1, base
-    while (folder / name).exists():
-        number += 1
-        name = f"{base}-{number}"
-    return name
+        return export(folder / settings.export)
+    for target in numbered(folder / default):
+        if not target.exists():
+            try:
+                return export(target)
+            except ModelError:
+                if not target.exists():
+                    raise  # not because another process took the name meanwhile
+    raise AssertionError("numbers never end")
 
 
-def _fit_and_finish(run: RunFolder, dataset: FaceDataset) -> int:
+def _fit_and_finish(run: RunFolder, dataset: FaceDataset, given: dict[str, Any] | None = None) -> int:
+    """given: settings that a resumed run is exported by in place of its own."""
     settings = config.TrainConfig.from_dict(run.config, origin=str(run.path / "config.json"))
+    settings = dataclasses.replace(settings, **(given or {}))
+    if given:
+        check_export(settings)
     cli.import_tensorflow()
     from training.loop import fit_one
 
@@ -193,7 +222,6 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
     best = report["models"]["best"]
     figures = [figure_entry(best, report, dataset.name)]
     metadata = {
-        "name": settings.export,
         "labels": list(run.labels),
         "crop_margin": float(dataset.info.get("crop_margin") or 0.0),
         "temperature": best["temperature"] or 1.0,
@@ -213,9 +241,15 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
         "run": run.name,
     }
     metadata["trained_on"].pop("path")  # a path of this machine is of no use to others
-    target = Path(settings.saved_models) / settings.export
-    target.parent.mkdir(parents=True, exist_ok=True)
-    export_model(run.load_model("best"), run.spec, target, metadata, overwrite=settings.overwrite or _is_ours(target, run))
+    earlier = run.metrics.get("exported")
+    if earlier and not settings.export and Path(earlier).parent == Path(settings.saved_models) and _is_ours(Path(earlier), run):
+        settings = dataclasses.replace(settings, export=Path(earlier).name)  # of a run that was stopped, and then went on
+    best_model = run.load_model("best")
+    target = export_under(
+        settings,
+        f"{dataset.name}-{settings.arch}",
+        lambda path: export_model(best_model, run.spec, path, metadata, overwrite=settings.overwrite or _is_ours(path, run)),
+    )
     run.update_metrics(exported=str(target))
     drawn = ("loss", "accuracy") if (run.path / "history.csv").is_file() else ()  # a mean of runs has none
     for name in drawn:
@@ -225,7 +259,14 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
 
 def _is_ours(target: Path, run: RunFolder) -> bool:
     """Whether what stands there was exported by this very run, which may then write it again."""
-    return run.metrics.get("exported") == str(target)
+    from fer_keras.models.exported import read_metadata
+
+    if run.metrics.get("exported") != str(target):
+        return False
+    try:
+        return read_metadata(target).get("run") == run.name
+    except ModelError:
+        return False
 
 
 def figure_entry(entry: dict[str, Any], report: dict[str, Any], dataset_name: str) -> dict[str, Any]:

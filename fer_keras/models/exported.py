@@ -86,8 +86,9 @@ def export_model(
     number, weights don't fit the spec, or the SavedModel gives something else.
     """
     path = Path(path)
+    taken = f"{path} exists already; choose another name, or overwrite it on purpose"
     if not overwrite and not may_be_replaced(path):
-        raise ModelError(f"{path} exists already; choose another name, or overwrite it on purpose")
+        raise ModelError(taken)
     if not may_be_replaced(path, *MODEL_FILES):
         raise ModelError(f"{path} is not an exported model, so it is not overwritten; choose another name, or remove it")
     complete = _complete_metadata(spec, path, metadata)
@@ -106,7 +107,9 @@ def export_model(
         write_json(temporary / "metadata.json", complete)
         (temporary / "README.md").write_text(model_card(complete), encoding="utf-8")
         _verify(load_exported(temporary), twin)
-        replace_folder(temporary, target)
+        replace_folder(temporary, target, overwrite=overwrite)
+    except FileExistsError:
+        raise ModelError(taken) from None  # another process exported under this name meanwhile
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path

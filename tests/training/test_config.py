@@ -161,7 +161,19 @@ def test_a_name_to_export_under_is_not_that_of_another_folder(tmp_path):
     """Told before the training, not when all is trained."""
     (tmp_path / "mine").mkdir()
     settings = config.TrainConfig(export="mine", saved_models=str(tmp_path), overwrite=True)
-    assert train.export_name(settings, None) == "mine"
+    train.check_export(settings)
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="mine is not an exported model"):
-        train.export_name(settings, None)
+        train.check_export(settings)
+
+
+@pytest.mark.parametrize("line", ["weights:", "batch_size: null", "augment: ~"])
+def test_a_setting_that_a_file_leaves_empty_is_refused_by_name(tmp_path, line):
+    file = tmp_path / "empty.yaml"
+    file.write_text(f"epochs: 3\n{line}\n")
+    with pytest.raises(ConfigError, match=f"setting '{line.split(':')[0]}' in .*empty.yaml is empty; leave it out"):
+        config.TrainConfig.from_dict(config.read_config_file(str(file)), origin=str(file))
+
+
+def test_a_setting_whose_default_is_none_may_be_left_empty():
+    assert config.TrainConfig.from_dict({"data": None, "export": None}) == config.TrainConfig()

@@ -50,6 +50,110 @@ def test_a_run_is_evaluated_and_exported_as_the_contract_says(trained, here, cap
     assert "exists already" in refused(capsys, "--data", str(trained.data), "--out", "runs/one", "--export", "other", *small())
 
 
+def test_a_finished_run_is_exported_again_where_asked_and_finds_its_data_where_that_went(trained, here, capsys):
+    import shutil
+
+    from fer_keras.models.exported import load_exported
+
+    shutil.copytree(trained.data, here / "first")
+    assert train.main(["--data", "first", "--out", "runs/again", *small()]) == 0
+    capsys.readouterr()
+    exported = here / "saved_models" / "first-cnn"
+    size = load_exported(exported).image_size
+    faces = np.random.default_rng(0).integers(0, 256, (4, size, size, 1)).astype(np.uint8)
+    said = load_exported(exported).predict(faces)
+
+    assert train.main(["--resume", "runs/again"]) == 0
+    assert "is finished: saved_models/first-cnn" in capsys.readouterr().out
+    shutil.rmtree(exported)
+    assert train.main(["--resume", "runs/again"]) == 0
+    np.testing.assert_array_equal(load_exported(exported).predict(faces), said)
+    assert train.main(["--resume", "runs/again", "--export", "other"]) == 0
+    np.testing.assert_array_equal(load_exported(here / "saved_models" / "other").predict(faces), said)
+    assert "exists already" in refused(capsys, "--resume", "runs/again", "--export", "other")
+
+    shutil.move(here / "first", here / "second")
+    assert "first" in refused(capsys, "--resume", "runs/again")
+    shutil.copytree("second", "third")
+    lines = Path("third/manifest.csv").read_text().splitlines(keepends=True)
+    Path("third/manifest.csv").write_text("".join([lines[0], *lines[2:], lines[1]]))
+    assert "third holds other faces" in refused(capsys, "--resume", "runs/again", "--data", "third")
+    assert train.main(["--resume", "runs/again", "--data", "second", "--export", "other", "--overwrite"]) == 0
+    assert train.main(["--resume", "runs/again"]) == 0  # it knows where its data is now
+
+
+def test_a_name_that_was_not_asked_for_is_taken_at_the_end_where_another_took_it_meanwhile(trained, here, capsys):
+    """Two trainings on the same data under way at once: none loses its model, and none is refused after hours."""
+    import shutil
+
+    from fer_keras.models.exported import export_model, read_metadata
+    from training.config import TrainConfig
+    from training.run_folder import RunFolder
+
+    assert train.main(["--data", str(trained.data), "--out", "runs/two", "--export", "first", *small()]) == 0
+    run, models = RunFolder.open("runs/two"), here / "saved_models"
+    metadata = {"labels": list(run.labels), "trained_on": "bands"}
+
+    def export(path):
+        if path.name == "d-cnn":  # the other one ends while this one is being written
+            shutil.copytree(models / "first", path)
+        return export_model(run.load_model("best"), run.spec, path, metadata)
+
+    assert train.export_under(TrainConfig(), "d-cnn", export) == Path("saved_models/d-cnn-2")
+    assert read_metadata(models / "d-cnn")["name"] == "first"
+    assert read_metadata(models / "d-cnn-2")["name"] == "d-cnn-2"
+
+
+def test_of_commands_begun_in_the_same_second_each_has_a_folder_of_its_own(here, monkeypatch):
+    import contextlib
+    import time
+
+    from training.run_folder import folder_for
+
+    monkeypatch.setattr(time, "strftime", lambda form: "20260101-120000")
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(folder_for(None, "cnn")) for _ in range(3)]
+        (folders[1] / "rows.csv").touch()
+    assert [folder.name for folder in folders] == [f"20260101-120000-cnn{end}" for end in ("", "-2", "-3")]
+    assert all(folder.is_dir() for folder in folders)
+    with pytest.raises(KeyError), folder_for(None, "cnn") as folder:
+        raise KeyError
+    assert not folder.exists()
+
+
+def test_of_processes_that_find_the_same_folder_empty_one_has_it(trained, here):
+    """Settings of one beside the weights of another would tell lies."""
+    import threading
+
+    from fer_keras.data.dataset import FaceDataset
+    from fer_keras.errors import FerError
+    from fer_keras.models.registry import ModelSpec
+    from training.run_folder import RunFolder
+
+    dataset = FaceDataset.load(trained.data)
+    spec = ModelSpec("cnn", len(dataset.labels), dataset.image_size, dataset.channels, {})
+    rows = {"train": dataset.rows("train"), "validation": dataset.rows("validation")}
+    for attempt in range(5):
+        together, made, refusals = threading.Barrier(6), [], []
+
+        def create(seed, out=here / "runs" / str(attempt), together=together, made=made, refusals=refusals):
+            together.wait()
+            try:
+                RunFolder.create(out, {"seed": seed}, spec, dataset, rows)
+                made.append(seed)
+            except FerError as error:
+                refusals.append(str(error))
+
+        threads = [threading.Thread(target=create, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(made) == 1 and len(refusals) == 5
+        assert all("exists already" in each for each in refusals)
+        assert RunFolder.open(here / "runs" / str(attempt)).config == {"seed": made[0]}
+
+
 def test_a_class_without_a_training_face_is_told(here, capsys):
     from bands import banded_faces, write_faces
 

@@ -1,6 +1,7 @@
 """The two phases of a DenseNet, and training one from scratch."""
 
 import shutil
+import time
 
 import numpy as np
 import pandas as pd
@@ -108,3 +109,26 @@ def test_without_a_frozen_phase_the_whole_network_learns_from_scratch(shallow, d
     fresh, ended = (model.get_layer("backbone") for model in (run.spec.build(seed=0), run.load_model("final")))
     for name in ("conv1_conv", "conv1_bn", "conv5_block2_2_conv"):
         assert not np.array_equal(fresh.get_layer(name).get_weights()[0], ended.get_layer(name).get_weights()[0]), name
+
+
+def test_ctrl_c_in_the_first_epoch_of_fine_tuning_leaves_the_weights_that_it_began_with(dataset, shallow, eagerly, tmp_path):
+    """The epoch that was cut short counts for nothing."""
+    import os
+    import signal
+    import threading
+
+    log = tmp_path / "run" / "log.txt"
+
+    def interrupt():
+        while not (log.is_file() and "Phase finetune" in log.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    settings = {**DENSE, "frozen_epochs": 1, "finetune_epochs": 1, "batch_size": 1, "finetune_lr": 0.1}
+    run, result = fit(dataset, tmp_path / "run", **settings)
+    assert result.interrupted
+    began, final = run.spec.build(seed=0), run.load_model("final")
+    began.load_weights(run.path / "state" / "phase.weights.h5")
+    for ours, theirs in zip(final.get_weights(), began.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
