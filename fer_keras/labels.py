@@ -5,6 +5,8 @@ The canonical names are those of FER+ (Barsoum et al. 2016, https://doi.org/10.1
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 from fer_keras.errors import ConfigError
@@ -31,9 +33,14 @@ _SYNONYMS = {
 }
 
 
+def spelled(name: str) -> str:
+    """A name without spaces around it, in composed letters (NFC): macOS writes "é" as two characters that look like one."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
 def canonical(name: str) -> str:
-    """The FER+ name of an emotion ("Angry" -> "anger"); any other name comes back stripped, otherwise as it is."""
-    plain = name.strip()
+    """The FER+ name of an emotion ("Angry" -> "anger"); any other name comes back as `spelled`, otherwise as it is."""
+    plain = spelled(name)
     lowered = plain.lower()
     lowered = _SYNONYMS.get(lowered, lowered)
     return lowered if lowered in EMOTIONS else plain
@@ -48,12 +55,14 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     """Map the class names of a data set to the names to use.
 
     Where every name is an emotion ("angry", "Happy"), the canonical names are used, so that sets from different places
-    agree. Where one is not ("focused"), it is a class set of its own and all names stay as they are.
+    agree. Where one is not ("focused"), it is a class set of its own and all names stay as they are, but those that differ
+    only in upper and lower case are one class, in the spelling that comes first.
     """
     names = list(dict.fromkeys(names))
     if all(is_emotion(name) for name in names):
         return {name: canonical(name) for name in names}
-    return {name: name.strip() for name in names}
+    first: dict[str, str] = {}
+    return {name: first.setdefault(spelled(name).casefold(), spelled(name)) for name in names}
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
@@ -62,16 +71,26 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in EMOTIONS if name in unique) + tuple(sorted(unique - set(EMOTIONS)))
 
 
+def split_names(text: str) -> list[str]:
+    r"""Names between commas; a comma that belongs to a name has a backslash before it: "sad,happy\, very" are two."""
+    parts = (spelled(part.replace(r"\,", ",")) for part in re.split(r"(?<!\\),", text))
+    return [part for part in parts if part]
+
+
 def parse_label_map(text: str | None) -> dict[str, str | None]:
     """Read `--map` text: `disgust=anger,happy=joyful,contempt=` merges, renames and drops (nothing after `=`).
 
+    A comma in a name is written as `split_names` reads it.
     Raises ConfigError where an entry is not `from=to` or a name is mapped twice.
     """
     mapping: dict[str, str | None] = {}
-    for entry in filter(None, (part.strip() for part in (text or "").split(","))):
+    for entry in split_names(text or ""):
         source, sign, target = (part.strip() for part in entry.partition("="))
         if not sign or not source:
-            raise ConfigError(f"a label map is FROM=TO (or FROM= to drop), got {entry!r}; example: --map disgust=anger,contempt=")
+            raise ConfigError(
+                f"a label map is FROM=TO (or FROM= to drop), got {entry!r}; example: --map disgust=anger,contempt= "
+                r"(write \, for a comma in a name)"
+            )
         if source in mapping:
             raise ConfigError(f"label {source!r} is mapped twice in {text!r}; name it once")
         mapping[source] = target or None
@@ -81,15 +100,20 @@ def parse_label_map(text: str | None) -> dict[str, str | None]:
 def resolve_label_map(mapping: Mapping[str, str | None], known: Iterable[str]) -> dict[str, str | None]:
     """A complete map from each known label to its name in the data set (None: dropped).
 
-    The keys of `mapping` may be synonyms ("angry" for "anger"). A chain is not followed: a=b,b=c sends a to b.
-    Raises ConfigError where a key is not a known label, or nothing is left.
+    The keys of `mapping` may be synonyms ("angry" for "anger"), in any case. A chain is not followed: a=b,b=c sends a to b.
+    Raises ConfigError where a key is not a known label, two keys are the same one, or nothing is left.
     """
     known = list(known)
     complete: dict[str, str | None] = {name: name for name in known}
+    any_case = {name.casefold(): name for name in known}
+    keys: dict[str, str] = {}
     for source, target in mapping.items():
-        name = source if source in complete else canonical(source)
+        name = source if source in complete else any_case.get(source.casefold(), canonical(source))
         if name not in complete:
             raise ConfigError(f"unknown label {source!r} in the label map; this data has {', '.join(known)}")
+        if name in keys:
+            raise ConfigError(f"{keys[name]!r} and {source!r} of the label map are both the label {name!r}; name it once")
+        keys[name] = source
         complete[name] = target
     if not any(complete.values()):
         raise ConfigError("the label map drops every label; keep at least two")

@@ -209,9 +209,7 @@ def judge(
 
     same = _group_numbers(features.digests)
     if "conflicting_labels" in dropped:
-        labels = _group_numbers(rows["label"].to_numpy(str))
-        kinds = np.unique(np.stack([same[alive], labels[alive]], axis=1), axis=0)[:, 0]
-        apply("conflicting_labels", np.bincount(kinds, minlength=len(same))[same] > 1)
+        apply("conflicting_labels", copies_differ(features.digests, rows["label"].to_numpy(str), alive))
     near = same
     if "near_duplicate" in dropped:
         firsts = np.flatnonzero(alive)
@@ -230,6 +228,13 @@ def judge(
             first = _first_rows(within, alive)
             later = np.arange(len(rows)) > first[within]
             apply(reason, later, lambda row, first=first, within=within: f"same as row {first[within[row]]}")
+
+
+def copies_differ(digests: np.ndarray, values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Rows of pictures whose copies have different values; those marked in `among` are compared. bool (n,)."""
+    same, kinds = _group_numbers(digests), _group_numbers(values)
+    found = np.unique(np.stack([same[among], kinds[among]], axis=1), axis=0)[:, 0]
+    return np.bincount(found, minlength=len(same))[same] > 1
 
 
 def _append(notes: list[str], row: int, text: str) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.files import alone, folder_to_write, may_be_replaced, read_json, replace_folder, write_json
-from fer_keras.labels import VOTE_NAMES
+from fer_keras.labels import VOTE_NAMES, spelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +39,8 @@ _NPY_HEADER_BYTES = 128
 
 
 def known_or_empty(text: str) -> str:
-    """A cell without spaces around it; "" where it says that nothing is known, such as "?" or "NaN"."""
-    plain = str(text).strip()
+    """A cell as `labels.spelled`; "" where it says that nothing is known, such as "?" or "NaN"."""
+    plain = spelled(str(text))
     return "" if plain.lower() in NOT_KNOWN else plain
 
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 #: What a picture file of a data set is called. Other files are skipped and counted.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
+#: Formats whose 16-bit pictures Pillow hands over in the whole range, however many bits the file has.
+_FULL_RANGE = ("JPEG2000", "PNG", "PPM")
+#: Bits that whole numbers are stored in, or were measured with and then put into a file of more.
+_DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+
 #: More pixels than any camera takes are an attack or an accident, and would fill the memory.
 MAX_PIXELS = 120_000_000
 
@@ -35,7 +40,8 @@ def decode(source: str | os.PathLike | bytes, channels: int) -> np.ndarray:
     """Read a picture, turned upright by its EXIF orientation.
 
     source: a path, or the bytes of a file. channels: 1 for grey (ITU-R 601 luma), 3 for RGB. Returns uint8 (h, w, channels).
-    16-bit pictures are scaled to 8 bits, transparency is ignored, of an animation the first frame is taken.
+    16-bit and float pictures are scaled to 8 bits (see `_eight_bits`), transparency is ignored, of an animation the first
+    frame is taken.
     Raises DataError where the file is missing, not a picture, truncated, or larger than MAX_PIXELS.
     """
     from PIL import Image
@@ -50,7 +56,7 @@ def decode(source: str | os.PathLike | bytes, channels: int) -> np.ndarray:
             image.load()
             upright = _upright(image)
             if upright.mode.startswith(("I", "F")):
-                upright = _eight_bits(upright)
+                upright = _eight_bits(upright, _stated_maximum(image))
             return _array(upright.convert("L" if channels == 1 else "RGB"))
     except FileNotFoundError as error:
         raise DataError(f"{name} does not exist") from error
@@ -146,13 +152,41 @@ def _array(image: object) -> np.ndarray:
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
-def _eight_bits(image: object) -> object:
+def _stated_maximum(image: Image.Image) -> int:
+    """The largest value that a picture of more than 8 bits has by its format or tags; 0 where they do not tell.
+
+    A TIFF of 16 bits does not: cameras and microscopes write 10, 12 or 14 bits into it, and few name their largest value.
+    """
+    from PIL import ExifTags
+
+    if image.mode == "F":
+        return 0
+    if image.format in _FULL_RANGE:
+        return 65535
+    tags = (ExifTags.Base.BitsPerSample, ExifTags.Base.MaxSampleValue)
+    try:
+        bits, largest = (int(np.ravel(image.tag_v2.get(tag, 0))[0]) for tag in tags)
+        return 2**bits - 1 if bits < 16 else min(largest, 2**bits - 1)
+    except Exception:  # no TIFF, or one whose tags are odd, which raise many kinds; the pixels are none the worse for it
+        return 0
+
+
+def _eight_bits(image: Image.Image, stated: int) -> Image.Image:
+    """A picture of mode I or F in 8 bits. stated: the largest value that it has by what its file says, 0 where that is silent.
+
+    Floats from 0 to 1 are that part of white. Else white is the largest value of the fewest bits of _DEPTHS that hold every
+    value and the stated one: a TIFF with values up to 4000 is one of 12 bits, and one up to 255 has 8 bits already.
+    """
     from PIL import Image
 
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    if values.max(initial=0) > 255:
-        values = values / 257  # 65535 -> 255
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    values = np.nan_to_num(np.asarray(image, np.float32), posinf=np.inf, neginf=-np.inf)
+    top = float(np.max(values, initial=0, where=np.isfinite(values)))
+    largest = max(top, stated)
+    if image.mode == "F" and top <= 1 and values.min(initial=0) >= 0:
+        white = 1.0
+    else:
+        white = next((2.0**bits - 1 for bits in _DEPTHS if largest < 2.0**bits), largest)
+    return Image.fromarray(np.clip(np.rint(values * np.float32(255 / white)), 0, 255).astype(np.uint8))
 
 
 def _check_channels(channels: int) -> None:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.data import cleaning, splits
-from fer_keras.data.dataset import SPLITS, VOTE_COLUMNS, DatasetWriter, FaceDataset
+from fer_keras.data.dataset import SPLITS, UNKNOWN, VOTE_COLUMNS, DatasetWriter, FaceDataset
 from fer_keras.data.images import crop_box, resize, to_channels
-from fer_keras.data.sources.base import Source, SourceTable
+from fer_keras.data.sources.base import Source, SourceTable, in_utf8
 from fer_keras.data.targets import vote_labels
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.labels import canonical, canonical_names, is_emotion, ordered, parse_label_map, resolve_label_map
+from fer_keras.labels import canonical, canonical_names, ordered, parse_label_map, resolve_label_map
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +113,10 @@ class PrepareSettings:
         cleaning.dropped_reasons(self.keep, self.drop)
         parse_label_map(self.label_map)
         self._check_place()
+        for name, value in self.to_dict().items():
+            text = json.dumps(value, ensure_ascii=False)
+            if text != in_utf8(text):
+                raise ConfigError(f"{_flag(name)} {in_utf8(text)} is not UTF-8, so dataset.json can't hold it; rename it")
 
     def _check_place(self) -> None:
         """Raise ConfigError where the data set would stand on, around or among the files that it is made of."""
@@ -179,6 +183,13 @@ def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda t
             raise DataError(
                 f"no face is left of {len(rows)} rows: {why}; look at the source, or --keep a reason that should not count"
             )
+        for column in table.group_columns:
+            # As labels: what copies of one picture say in different ways is not known. The dropped ones keep what they say.
+            values = rows[column].to_numpy(str)
+            unclear = kept & cleaning.copies_differ(faces.features.digests, values, values != UNKNOWN)
+            if unclear.any():
+                rows.loc[unclear, column] = UNKNOWN
+                tell(f"{unclear.sum()} pictures have copies with another {column}, so theirs counts as {UNKNOWN}")
         rows["split"] = _splits(rows, kept, table, faces.features, settings, tell)
         labels = ordered(name for name in label_map.values() if name)
         shared = _shared_persons(rows[kept])
@@ -349,10 +360,8 @@ def _label_map(table: SourceTable, text: str) -> dict[str, str | None]:
     }
     label_map = resolve_label_map(mapping, table.labels)
     targets = [new for new in label_map.values() if new]
-    if all(is_emotion(new) for new in targets):
-        names = canonical_names(targets)
-        label_map = {name: new and names[new] for name, new in label_map.items()}
-    return label_map
+    names = canonical_names(targets)
+    return {name: new and names[new] for name, new in label_map.items()}
 
 
 def _protected(rows: pd.DataFrame, table: SourceTable, settings: PrepareSettings) -> np.ndarray:
@@ -435,13 +444,16 @@ def _check_same(present: FaceDataset, settings: PrepareSettings, fingerprint: st
     different = [each.name for each in fields(settings) if each.name in ours and theirs.get(each.name) != ours[each.name]]
     if different:
         name = different[0]
-        flag = _FLAGS.get(name, "--" + name.replace("_", "-"))
         raise DataError(
-            f"{present.path} was prepared with other settings: {flag} was {theirs.get(name)!r}, now {ours[name]!r}"
+            f"{present.path} was prepared with other settings: {_flag(name)} was {theirs.get(name)!r}, now {ours[name]!r}"
             f"{f' (and {len(different) - 1} more)' if len(different) > 1 else ''}; choose another --out, or --overwrite"
         )
     if present.info.get("source_fingerprint") != fingerprint:
         raise DataError(f"{present.path} was prepared from these files before they changed; choose another --out, or --overwrite")
+
+
+def _flag(name: str) -> str:
+    return _FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
 def _choice(flag: str, value: str, choices: tuple[str, ...]) -> None:

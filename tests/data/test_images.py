@@ -63,6 +63,63 @@ def test_16_bit_pictures_are_scaled_not_clipped():
     assert images.decode(encoded(values), 1)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def tiff(values, **tags):
+    """A grey TIFF; tags: MaxSampleValue."""
+    return encoded(values, "TIFF", tiffinfo={281: tags["MaxSampleValue"]} if tags else {})
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM"])
+def test_a_dark_16_bit_picture_stays_dark_where_the_format_tells_its_range(kind):
+    values = np.array([[0, 100, 255]], np.uint16)
+    assert images.decode(encoded(values, kind), 1)[0, :, 0].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("largest", "white"), [(200, 255), (900, 1023), (3000, 4095), (9000, 16383), (20000, 65535)])
+def test_a_16_bit_tiff_has_the_fewest_bits_that_hold_its_largest_value(largest, white):
+    values = np.array([[0, largest // 2, largest]], np.uint16)
+    expected = np.rint(values[0] / white * 255).tolist()
+    assert images.decode(tiff(values), 1)[0, :, 0].tolist() == expected
+    assert images.decode(encoded(values.astype(np.int32), "TIFF"), 1)[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "white"),
+    [(4095, 4095), (3500, 4095), (65535, 65535), (7, 1023), (0, 1023)],  # 3500: some state the largest value that occurs
+)
+def test_a_tiff_that_states_its_largest_value_is_scaled_by_that(stated, white):
+    values = np.array([[0, 300, 900]], np.uint16)
+    assert images.decode(tiff(values, MaxSampleValue=stated), 1)[0, :, 0].tolist() == np.rint(values[0] / white * 255).tolist()
+
+
+@pytest.mark.parametrize(
+    ("bits", "stated", "packed", "expected"),
+    [
+        (12, None, (300 << 12 | 600).to_bytes(3, "big") + b"\0", [19, 37]),  # two values in three bytes: of 4095
+        (16, 2**32 - 1, b"\x2c\1\x00\x80", [1, 128]),  # more than its bits can hold: of 65535
+    ],
+)
+def test_a_tiff_has_no_larger_values_than_its_bits_hold(bits, stated, packed, expected):
+    """Tags number by number, since Pillow writes no such files."""
+    entries = [(256, 2), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 4)]
+    entries += [(281, stated)] if stated else []
+    file = b"II*\0" + (12).to_bytes(4, "little") + packed + len(entries).to_bytes(2, "little")
+    for tag, value in entries:
+        file += tag.to_bytes(2, "little") + b"\4\0" + b"\1\0\0\0" + value.to_bytes(4, "little")
+    assert images.decode(file + b"\0" * 4, 1)[0, :, 0].tolist() == expected
+
+
+def test_floats_from_0_to_1_are_parts_of_white_and_others_are_grey_levels():
+    def decoded(*values):
+        return images.decode(encoded(np.array([values], np.float32), "TIFF"), 1)[0, :, 0].tolist()
+
+    assert decoded(0, 0.5, 1) == [0, 128, 255]
+    assert decoded(0, 0.1, 0.2) == [0, 26, 51]
+    assert decoded(0, 1, 254.6) == [0, 1, 255]
+    assert decoded(-1, 0, 1) == [0, 0, 1]
+    assert decoded(0, 2000, 4000) == [0, 125, 249]
+    assert decoded(np.nan, np.inf, -np.inf, 0.5, 1) == [0, 255, 0, 0, 1]  # not within 0..1
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF"])
 def test_a_truncated_file_is_an_error_that_names_it(tmp_path, kind, colours):
     path = tmp_path / f"half.{kind.lower()}"

@@ -196,6 +196,46 @@ def test_the_label_has_most_of_the_merged_votes(tmp_path):
     assert by_votes[1].tolist() == by_label[1].tolist()
 
 
+def test_a_comma_in_a_label_has_a_backslash_before_it(folder, tmp_path, capsys):
+    names = {"angry": "sad", "happy": "happy, very", "sad": "tired"}
+    rows = [[f"{name}/{index:03d}.png", names[name]] for name in names for index in range(20)]
+    path = write_rows(tmp_path / "t.csv", [["f", "l"], *rows])
+    command = ["--source", "table", "--csv", path, "--images", folder, "--columns", "image=f,label=l"]
+    command += ["--labels", r"sad, happy\, very, tired", "--map", r"happy\, very=glad\, quite,tired="]
+    code, _, err = run(capsys, *command, "--out", tmp_path / "d")
+    assert (code, err) == (0, "")
+    assert FaceDataset.load(tmp_path / "d").labels == ("glad, quite", "sad")
+    assert r"write \, for a comma in a name" in refused(capsys, tmp_path, *command[:-2], "--map", "happy, very=glad")
+
+
+def test_a_map_knows_labels_in_any_case_and_makes_no_two_that_differ_in_it_alone(tmp_path):
+    class_folders(tmp_path / "f", {"train/Low": 9, "train/mid": 9, "train/high": 9, "test/low": 3, "test/mid": 3, "test/HIGH": 3})
+    base = {"source": "folders", "path": str(tmp_path / "f")}
+    mapped = prepare(PrepareSettings(**base, label_map="LOW=Mid", out=str(tmp_path / "d")))
+    assert mapped.labels == ("HIGH", "Mid")
+    assert mapped.info["counts"]["test"] == {"HIGH": 3, "Mid": 6}
+    with pytest.raises(ConfigError, match="'Low' and 'low' of the label map are both the label 'low'; name it once"):
+        prepare(PrepareSettings(**base, label_map="Low=a,low=b", out=str(tmp_path / "e")))
+
+
+# ---- what copies say
+
+
+def test_what_copies_of_a_picture_say_of_its_group_in_different_ways_is_not_known(folder, tmp_path, capsys):
+    rows = [[f"{label}/{index:03d}.png", label, "FM"[index % 2], "20"] for label in ("angry", "sad") for index in range(20)]
+    rows += [["angry/000.png", "angry", "M", "21"], ["angry/002.png", "angry", "?", "44"], ["sad/001.png", "sad", "M", "nan"]]
+    path = write_rows(tmp_path / "t.csv", [["f", "l", "sex", "age"], *rows])
+    command = ["--source", "table", "--csv", path, "--images", folder, "--columns", "image=f,label=l,gender=sex,age=age"]
+    code, out, _ = run(capsys, *command, "--out", tmp_path / "d")
+    assert code == 0
+    assert "- 1 pictures have copies with another gender, so theirs counts as unknown\n" in out
+    assert "- 1 pictures have copies with another age_group, so theirs counts as unknown\n" in out
+    manifest = FaceDataset.load(tmp_path / "d").manifest
+    assert manifest["reason"].tolist() == [""] * 40 + ["duplicate"] * 3
+    assert manifest["gender"].tolist() == ["unknown"] + ["Male", "Female"] * 19 + ["Male", "Male", "unknown", "Male"]
+    assert np.flatnonzero(manifest["age_group"] != "20-29").tolist() == [2, 41, 42]
+
+
 # ---- splits
 
 
@@ -419,6 +459,25 @@ def test_a_corrupt_png_is_dropped_with_its_reason(folder, tmp_path, capsys):
     assert dataset.manifest["reason"][bad].tolist() == ["unreadable"] * 2
     assert not dataset.faces[np.flatnonzero(bad)].any()
     assert "truncated" in dataset.manifest["note"][bad].tolist()[0]
+
+
+def test_names_that_are_not_utf8_cost_no_picture(folder, tmp_path, capsys):
+    (folder / "sad/000.png").rename(os.fsdecode(os.fsencode(folder) + b"/sad/caf\xe9.png"))
+    Path(os.fsdecode(os.fsencode(folder) + b"/sad/\xff.png")).write_bytes(b"no picture")
+    code, out, err = run(capsys, "--source", "folders", "--path", folder, "--out", tmp_path / "d")
+    dataset = FaceDataset.load(tmp_path / "d")
+    assert (code, err) == (0, "")
+    assert r"- 2 names of files are not UTF-8 and stand escaped in the manifest: sad/caf\xe9.png, sad/\xff.png" in out
+    manifest = dataset.manifest.set_index("source")
+    assert manifest["kept"].sum() == 60
+    assert manifest.loc[r"sad/caf\xe9.png", "label"] == "sadness"
+    assert manifest.loc[r"sad/\xff.png", "reason"] == "unreadable"
+
+
+def test_a_setting_that_is_not_utf8_is_refused_before_a_picture_is_read(folder, tmp_path, capsys):
+    odd = folder.rename(os.fsdecode(os.fsencode(tmp_path) + b"/fac\xe9s"))
+    assert r'fac\xe9s" is not UTF-8' in refused(capsys, tmp_path, "--source", "folders", "--path", odd)
+    assert "--map" in refused(capsys, tmp_path, "--source", "folders", "--path", tmp_path / "x", "--map", "sad=\udce9")
 
 
 def test_a_folder_of_corrupt_pictures_only_is_an_error(tmp_path, capsys):

@@ -76,15 +76,29 @@ def test_group_values_are_spelled_alike_and_never_guessed():
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_delimiters_byte_order_mark_and_stray_spaces_are_tolerated(tmp_path, delimiter):
     path = tmp_path / "x.csv"
-    path.write_text(f" name {delimiter}Age\r\n a b {delimiter}3\r\n{delimiter}\r\n", encoding="utf-8-sig", newline="")
+    path.write_text(f" name {delimiter}Age\r\n a b {delimiter}3\r\n{delimiter}4\r\n", encoding="utf-8-sig", newline="")
     table = base.CsvFile(path).read(["age", "name"])
-    assert table.to_dict("list") == {"age": ["3", ""], "name": [" a b ", ""]}
+    assert table.to_dict("list") == {"age": ["3", "4"], "name": [" a b ", ""]}
 
 
 @pytest.mark.parametrize("content", [b"name,age\ra,1\rb,2\r", b"name,age\na,1,\nb,2,\n", b"\r\nname,age\r\na,1\r\nb,2"])
 def test_line_ends_of_any_kind_and_signs_at_the_end_are_tolerated(tmp_path, content):
     (tmp_path / "x.csv").write_bytes(content)
     assert base.CsvFile(tmp_path / "x.csv").read(["name", "age"]).to_numpy().tolist() == [["a", "1"], ["b", "2"]]
+
+
+def test_lines_of_nothing_but_signs_are_no_rows_and_are_not_counted(tmp_path):
+    """As spreadsheets leave them below the last row, and between rows that were cleared."""
+    (tmp_path / "x.csv").write_bytes(b'name,age\n,\na,1\n , \n\n"",\nb,\n' + b",\n" * 600)
+    file = base.CsvFile(tmp_path / "x.csv")
+    assert file.read(["name", "age"]).to_numpy().tolist() == [["a", "1"], ["b", ""]]
+    assert sum(len(chunk) for chunk in file.chunks(["name"], rows=2)) == 2
+    (tmp_path / "x.csv").write_bytes(b"name,age\n,,\n,,\na,1,\n,,\nb,2,x\n")
+    with pytest.raises(DataError, match="row 2 has more than 2 cells"):
+        list(base.CsvFile(tmp_path / "x.csv").chunks(["name"], rows=2))
+    (tmp_path / "x.csv").write_bytes(b"name,age\n,\n,\n")
+    with pytest.raises(DataError, match="no rows"):
+        base.CsvFile(tmp_path / "x.csv").read(["name"])
 
 
 @pytest.mark.parametrize(
@@ -286,6 +300,7 @@ def test_a_folder_that_is_not_ferplus_is_told_with_what_it_has(tmp_path):
         (["a.png", "everything", *[1] * 10], "expected a box such as"),
         (["../../etc/a.png", "(0, 0, 48, 48)", *[1] * 10], "expected the name of a file"),
         (["a.png", "(0, 0, 48, 48)", *["x"] * 10], "ten vote counts"),
+        ([""] * 12, "has no rows"),
     ],
 )
 def test_a_wrong_line_of_a_ferplus_label_file_is_told(tmp_path, row, message):
@@ -335,12 +350,90 @@ def test_hidden_and_system_files_are_skipped_and_others_counted(tmp_path):
     assert "2 files that are no pictures" in table.remarks[0]
 
 
-def test_links_to_folders_outside_are_not_followed(tmp_path):
-    class_folders(tmp_path / "in", {"angry": 1, "sad": 1})
-    class_folders(tmp_path / "out", {"secret": 3})
-    os.symlink(tmp_path / "out" / "secret", tmp_path / "in" / "secret")
-    os.symlink(tmp_path / "in", tmp_path / "in" / "sad" / "loop")
-    assert len(ClassFolders(tmp_path / "in").read().rows) == 2
+def test_class_folders_that_are_links_are_classes(tmp_path):
+    class_folders(tmp_path / "in", {"happy": 1, "sad": 1})
+    class_folders(tmp_path / "store", {"x/more": 2})
+    os.symlink("../store/x", tmp_path / "in" / "angry")
+    table, found = read_all(ClassFolders(tmp_path / "in"))
+    assert table.rows["source"].tolist() == ["angry/more/000.png", "angry/more/001.png", "happy/000.png", "sad/000.png"]
+    assert table.rows["label"].tolist() == ["anger", "anger", "happiness", "sadness"]
+    assert all(each.pixels is not None for each in found)
+    assert table.remarks == ()
+    before = ClassFolders(tmp_path / "in").fingerprint()
+    (tmp_path / "store" / "x" / "more" / "000.png").write_bytes(b"other")
+    assert ClassFolders(tmp_path / "in").fingerprint() != before
+
+
+def test_split_folders_that_are_links_are_splits(tmp_path):
+    class_folders(tmp_path / "store", {"one/angry": 1, "two/angry": 1})
+    (tmp_path / "in").mkdir()
+    os.symlink(tmp_path / "store" / "one", tmp_path / "in" / "train")
+    os.symlink(tmp_path / "store" / "two", tmp_path / "in" / "test")
+    rows = ClassFolders(tmp_path / "in").read().rows
+    assert rows["source"].tolist() == ["test/angry/000.png", "train/angry/000.png"]
+    assert rows["split"].tolist() == ["test", "train"]
+
+
+def test_no_folder_is_read_twice_whatever_the_links_and_that_is_told(tmp_path):
+    class_folders(tmp_path / "in", {"sad": 1, "zorn": 1})
+    class_folders(tmp_path / "out", {"a": 1, "a/b": 1})
+    for target, link in (
+        ("in", "in/sad/loop"),  # around itself
+        (".", "in/everything"),  # around all, with other things beside it
+        ("in/zorn", "in/angry"),  # another name for a folder that is there: its own name counts
+        ("out/a/b", "in/inner"),
+        ("out/a", "in/outer"),  # has the former in it
+        ("out", "out/a/back"),
+    ):
+        os.symlink(tmp_path / target, tmp_path / link)
+    table = ClassFolders(tmp_path / "in").read()
+    assert table.rows["source"].tolist() == ["inner/000.png", "outer/000.png", "sad/000.png", "zorn/000.png"]
+    assert table.remarks == ("5 links to folders that are read already were not followed: angry, everything, outer/b, ...",)
+
+
+def test_a_name_that_is_not_utf8_is_read_and_stands_escaped(tmp_path):
+    """As old archives unpack: a byte of Latin-1 in the name."""
+    class_folders(tmp_path / "f", {"angry": 2, "sad": 1})
+    os.rename(tmp_path / "f/angry/001.png", os.fsencode(tmp_path / "f/angry") + b"/caf\xe9.png")
+    table, found = read_all(ClassFolders(tmp_path / "f"))
+    assert table.rows["source"].tolist() == ["angry/000.png", r"angry/caf\xe9.png", "sad/000.png"]
+    assert [each.reason for each in found] == [""] * 3
+    assert table.remarks == (r"1 names of files are not UTF-8 and stand escaped in the manifest: angry/caf\xe9.png",)
+
+
+def test_a_class_folder_whose_name_is_not_utf8_is_refused_by_name(tmp_path):
+    class_folders(tmp_path / "f", {"angry": 1, "sad": 1})
+    os.rename(tmp_path / "f/angry", os.fsencode(tmp_path / "f") + b"/f\xe2ch\xe9")
+    with pytest.raises(DataError, match=r"/f/f\\xe2ch\\xe9/000.png: .* not UTF-8, so it can't be a label; rename it"):
+        ClassFolders(tmp_path / "f").read()
+
+
+def test_labels_that_look_the_same_are_one(tmp_path):
+    """macOS writes an accent as a character of its own; people write Focused and focused."""
+    apart, composed = ("f\u00e2che\u0301", "f\u00e2ch\u00e9")
+    class_folders(tmp_path, {f"train/{composed}": 1, f"test/{apart}": 1, "train/Focused": 1, "test/focused": 1, "train/happy": 1})
+    table = ClassFolders(tmp_path).read()
+    assert table.labels == ("focused", composed, "happy")
+    assert sorted(table.rows["label"]) == ["focused", "focused", composed, composed, "happy"]
+    assert table.remarks == ("labels that are spelled in several ways were read as one: focused, Focused as focused",)
+
+
+def test_the_spelling_of_the_labels_asked_for_is_taken(tmp_path):
+    class_folders(tmp_path, {"train/Focused": 1, "test/focused": 1, "train/TIRED": 1})
+    table = ClassFolders(tmp_path, labels=("focused", "Tired")).read()
+    assert table.labels == ("Tired", "focused")
+    assert set(table.rows["label"]) == {"Tired", "focused"}
+
+
+def test_emotions_in_any_spelling_need_no_remark(tmp_path):
+    class_folders(tmp_path, {"train/Angry": 1, "test/angry": 1, "train/happy": 1})
+    table = ClassFolders(tmp_path).read()
+    assert (table.labels, table.remarks) == (("happiness", "anger"), ())
+
+
+def test_a_class_folder_may_be_called_unknown_or_none(tmp_path):
+    class_folders(tmp_path, {"none": 1, "unknown": 1})
+    assert ClassFolders(tmp_path).read().labels == ("none", "unknown")
 
 
 def test_damaged_pictures_are_unreadable_and_the_others_are_read(tmp_path):
@@ -428,6 +521,23 @@ def test_metadata_that_matches_nothing_is_an_error(affectnet):
         ).read()
 
 
+@pytest.mark.parametrize("spelling", ["{}.png", "{}", "elsewhere/{}.png"])
+def test_metadata_by_a_name_that_several_pictures_have_tells_of_none_of_them(tmp_path, spelling):
+    class_folders(tmp_path, {"train/happy": 2, "test/neutral": 1})
+    names = ["train/happy/000.png", "train/happy/001.png", "test/neutral/000.png", "train/happy/001.png"]  # the last one twice
+    write_rows(tmp_path / "labels.csv", [["file", "label"], *([name, name.split("/")[1]] for name in names)])
+    write_rows(tmp_path / "meta.csv", [["file", "sex"], [spelling.format("000"), "f"], [spelling.format("001"), "m"]])
+    columns = {"image": "file", "label": "label", "gender": "sex"}
+    table = Table(tmp_path / "labels.csv", tmp_path, columns, tmp_path / "meta.csv").read()
+    assert table.rows["gender"].tolist() == ["unknown", "Male", "unknown", "Male"]
+    assert table.remarks == (
+        f"2 of 4 pictures have no (or no single) line in {tmp_path}/meta.csv: 2 share their name with pictures in other folders",
+    )
+    write_rows(tmp_path / "meta.csv", [["file", "sex"], [spelling.format("000"), "f"]])
+    with pytest.raises(DataError, match=r"names such as '000' are those of several pictures .* 'train/happy/000.png', in its"):
+        Table(tmp_path / "labels.csv", tmp_path, columns, tmp_path / "meta.csv").read()
+
+
 def test_splits_identities_and_columns_of_any_name_are_taken(tmp_path):
     class_folders(tmp_path, {"x": 2})
     header = ["f", "emotion", "part", "who", "skin", "where"]
@@ -449,6 +559,45 @@ def test_who_is_not_known_is_nobody(tmp_path):
     write_rows(tmp_path / "t.csv", [["f", "emotion", "who"], *rows])
     table = Table(tmp_path / "t.csv", tmp_path, dict(image="f", label="emotion", identity="who")).read()
     assert table.rows["identity"].tolist() == [""] * 7 + ["ann"]
+
+
+def test_a_cell_that_says_not_known_is_no_label_unless_it_is_asked_for(tmp_path):
+    class_folders(tmp_path, {"x": 8})
+    words = ["low", "NaN", "?", " n/a ", "None", "high", "-", "none"]
+    rows = [[f"x/{index:03d}.png", word] for index, word in enumerate(words)]
+    path = write_rows(tmp_path / "t.csv", [["f", "engaged"], *rows])
+    columns = dict(image="f", label="engaged")
+    table = Table(path, tmp_path, columns).read()
+    assert table.labels == ("high", "low")
+    assert table.rows["label"].tolist() == ["low", "", "", "", "", "high", "", ""]
+    (remark,) = table.remarks
+    assert remark == "6 rows have no label but NaN, ?, n/a, None, -, none; if that is a class, name every class by --labels"
+    table = Table(path, tmp_path, columns, labels=("none", "low", "high")).read()
+    assert table.rows["label"].tolist() == ["low", "", "", "", "none", "high", "", "none"]
+
+
+def test_group_values_and_identities_that_look_the_same_are_one(tmp_path):
+    class_folders(tmp_path, {"x": 2})
+    rows = [[f"x/{index:03d}.png", "sad", name, name] for index, name in enumerate(["Ren\u00e9", "Rene\u0301"])]
+    write_rows(tmp_path / "t.csv", [["f", "l", "who", "club"], *rows])
+    rows = Table(tmp_path / "t.csv", tmp_path, dict(image="f", label="l", identity="who", club="club")).read().rows
+    assert set(rows["identity"]) == set(rows["club"]) == {"Ren\u00e9"}
+
+
+def test_full_paths_below_the_folder_are_understood_also_through_a_link(affectnet):
+    (affectnet / "other").mkdir()
+    link = affectnet / "other" / "link"
+    os.symlink(affectnet, link)
+    for folder in (affectnet, link):
+        names = [f"{folder}/anger/000.png", f"{folder}/happy/000.png"]
+        path = write_rows(affectnet / "full.csv", [["pth", "label"], *([name, "sad"] for name in names)])
+        table, found = read_all(Table(path, link, {"image": "pth", "label": "label"}))
+        assert table.rows["source"].tolist() == ["anger/000.png", "happy/000.png"]
+        assert [each.reason for each in found] == ["", ""]
+    for name in (f"{link}/../../x.png", f"{link}ed/../../../x.png", f"{affectnet.parent}/x.png"):
+        write_rows(affectnet / "full.csv", [["pth", "label"], [name, "sad"]])
+        with pytest.raises(DataError, match=r"full.csv, row 1: .* is outside"):
+            Table(path, link, {"image": "pth", "label": "label"}).read()
 
 
 @pytest.mark.parametrize("name", ["../outside.png", "/etc/passwd", "a/../../x.png", "..\\x.png", "C:\\x.png"])

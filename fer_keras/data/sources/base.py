@@ -127,8 +127,15 @@ def is_system_file(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
+def in_utf8(name: str) -> str:
+    r"""A file's name as the manifest can hold it: bytes that are not UTF-8, as old archives have them, become "\xe9"."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 class CsvFile:
     """A csv as people have them: comma, semicolon, tab or bar; BOM; stray spaces around column names.
+
+    Lines without a single filled cell, as spreadsheets leave them at the end, are skipped and not counted as rows.
 
     Raises DataError where the file is missing, empty, no text, not UTF-8, or has a row with more cells than columns.
     """
@@ -203,14 +210,17 @@ class CsvFile:
         return pd.concat(frames, ignore_index=True)
 
     def lines(self) -> pd.DataFrame:
-        """All lines of a csv without column names, as text; the columns are numbered from 0."""
+        """All lines of a csv without column names, as text; the columns are numbered from 0. Raises DataError for none."""
         import pandas as pd
 
-        return pd.concat(list(self._frames(list(range(len(self.columns))), 50_000, header=False)), ignore_index=True)
+        lines = pd.concat(list(self._frames(list(range(len(self.columns))), 50_000, header=False)), ignore_index=True)
+        if lines.empty:
+            raise DataError(f"{self.path} has no rows")
+        return lines
 
     def _check_length(self, frame: pd.DataFrame) -> None:
         """Raise DataError where a row has more cells than there are columns."""
-        longer = (frame[range(len(self.columns), self._width)].fillna("") != "").any(axis=1)
+        longer = (frame[range(len(self.columns), self._width)] != "").any(axis=1)
         if longer.any():
             raise DataError(
                 f"{self.path}, row {longer.idxmax() + 1} has more than {len(self.columns)} cells, one for each column; "
@@ -234,15 +244,30 @@ class CsvFile:
                 chunksize=rows,
                 low_memory=False,
             ) as reader:
+                count = 0
                 for frame in reader:
+                    frame = frame.fillna("")  # of a line that ends early
+                    frame = frame[~_without_content(frame)]
+                    frame.index = range(count, count + len(frame))
+                    count += len(frame)
                     self._check_length(frame)
-                    yield frame[positions].fillna("")  # of a line that ends early
+                    yield frame[positions]
         except pd.errors.EmptyDataError as error:
             raise DataError(f"{self.path} has no rows") from error
         except UnicodeError:
             raise self._not_utf8() from None
         except (pd.errors.ParserError, csv.Error) as error:
             raise DataError(f"{self.path} can't be read as a csv: {' '.join(str(error).split())}") from error
+
+
+def _without_content(frame: pd.DataFrame) -> np.ndarray:
+    """Which rows have nothing but white space in every cell. bool (n,)."""
+    empty = np.ones(len(frame), bool)
+    for column in frame:
+        if not empty.any():  # mostly after the first column, and those of pixels are long
+            break
+        empty &= (frame[column].str.strip() == "").to_numpy()
+    return empty
 
 
 def _is_utf8(line: bytes) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fer_keras.data.images import IMAGE_SUFFIXES, decode, in_parallel
-from fer_keras.data.sources.base import SPLIT_OF_WORD, Picture, SourceTable, hash_listing, is_system_file
+from fer_keras.data.sources.base import SPLIT_OF_WORD, Picture, SourceTable, hash_listing, in_utf8, is_system_file
 from fer_keras.errors import DataError
-from fer_keras.labels import canonical, canonical_names, ordered
+from fer_keras.labels import EMOTIONS, canonical, canonical_names, ordered, spelled
 
 
 class ClassFolders:
@@ -18,7 +18,9 @@ class ClassFolders:
 
     `train/angry/x.png`, `angry/train/x.png`, `faces/train/angry/more/x.png` and `angry/x.png` are all understood: the first
     folder name that is no split word, below a split word where there is one, is the label. Hidden and system files are
-    skipped, links to folders are not followed, other files are counted and told.
+    skipped, other files are counted and told. Links to folders are followed, but no folder is read twice.
+
+    A folder is a class whatever its name says: somebody made it, also where that is "unknown" or "none".
     """
 
     def __init__(self, path: str | os.PathLike, labels: Sequence[str] = ()) -> None:
@@ -27,7 +29,7 @@ class ClassFolders:
         if not self.root.is_dir():
             what = "is a file" if self.root.exists() else "does not exist"
             raise DataError(f"{self.root} {what}; expected a folder of class folders, such as train/angry/x.png or angry/x.png")
-        self.files, self.others = list_images(self.root)
+        self.files, self.others, self.links = list_images(self.root)
         if not self.files:
             found = f"{sum(self.others.values())} other files ({_kinds(self.others)})" if self.others else "nothing"
             raise DataError(f"{self.root} holds no picture; expected {', '.join(IMAGE_SUFFIXES)} in class folders, found {found}")
@@ -51,13 +53,21 @@ class ClassFolders:
                 raise DataError(
                     f"{self.root}/{name} is in no class folder; expected LABEL/picture or SPLIT/LABEL/picture below {self.root}"
                 )
-        labels, known = resolve_labels(
-            [label for label, _ in places], self.allowed, [f"{self.root}/{name}" for name in self.files]
+            if label != in_utf8(label):
+                raise DataError(
+                    f"{self.root}/{in_utf8(name)}: the name of its class folder is not UTF-8, so it can't be a label; rename it"
+                )
+        labels, known, remarks = resolve_labels(
+            [label for label, _ in places], self.allowed, [f"{self.root}/{in_utf8(name)}" for name in self.files]
         )
-        rows = pd.DataFrame({"label": labels, "split": [split for _, split in places], "source": self.files})
-        remarks = ()
+        sources = [in_utf8(name) for name in self.files]
+        rows = pd.DataFrame({"label": labels, "split": [split for _, split in places], "source": sources})
         if self.others:
-            remarks = (f"{sum(self.others.values())} files that are no pictures were skipped: {_kinds(self.others)}",)
+            remarks += (f"{sum(self.others.values())} files that are no pictures were skipped: {_kinds(self.others)}",)
+        if self.links:
+            remarks += (f"{len(self.links)} links to folders that are read already were not followed: {_some(self.links)}",)
+        if odd := [source for source, name in zip(sources, self.files, strict=True) if source != name]:
+            remarks += (f"{len(odd)} names of files are not UTF-8 and stand escaped in the manifest: {_some(odd)}",)
         return SourceTable(rows, known, remarks=remarks)
 
     def pictures(self, channels: int) -> Iterator[Picture]:
@@ -65,41 +75,68 @@ class ClassFolders:
         return read_pictures((self.root / name for name in self.files), channels)
 
 
-def list_images(root: Path) -> tuple[list[str], Counter[str]]:
-    """Pictures below a folder, as sorted relative paths with "/", and how many other files there are of each suffix."""
+def list_images(root: Path) -> tuple[list[str], Counter[str], list[str]]:
+    """What is below a folder: pictures, as sorted relative paths with "/"; how many other files of each suffix; unused links.
+
+    Links to folders are followed after the folders that are there themselves, each in its turn, so that a picture goes by its
+    own folder's name where it has one here. A link to a folder that was read, or to one around `root`, is not used.
+    """
     files: list[str] = []
     others: Counter[str] = Counter()
-    for folder, names, found in os.walk(root, followlinks=False):
-        names[:] = sorted(name for name in names if not is_system_file(name))
-        for name in found:
-            if is_system_file(name):
+    unused: list[str] = []
+    visited: set[str] = set()
+    starts = [str(root)]
+    for start in starts:  # grows meanwhile
+        real = os.path.realpath(start)
+        if real in visited or (start != starts[0] and Path(os.path.realpath(root)).is_relative_to(real)):
+            unused.append(in_utf8(Path(start).relative_to(root).as_posix()))
+            continue
+        for folder, names, found in os.walk(start, followlinks=False):
+            real = os.path.realpath(folder)
+            if real in visited:  # the link led to a folder around one that was read
+                names.clear()
+                unused.append(in_utf8(Path(folder).relative_to(root).as_posix()))
                 continue
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                files.append(Path(folder, name).relative_to(root).as_posix())
-            else:
-                others[os.path.splitext(name)[1].lower() or "no suffix"] += 1
-    return sorted(files), others
+            visited.add(real)
+            names[:] = sorted(name for name in names if not is_system_file(name))
+            starts += [os.path.join(folder, name) for name in names if os.path.islink(os.path.join(folder, name))]
+            for name in found:
+                if is_system_file(name):
+                    continue
+                if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                    files.append(Path(folder, name).relative_to(root).as_posix())
+                else:
+                    others[os.path.splitext(name)[1].lower() or "no suffix"] += 1
+    return sorted(files), others, unused
 
 
-def resolve_labels(names: Sequence[str], allowed: Sequence[str], where: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The labels to use for names found, and all that there can be, in order.
+def resolve_labels(
+    names: Sequence[str], allowed: Sequence[str], where: Sequence[str]
+) -> tuple[list[str], tuple[str, ...], tuple[str, ...]]:
+    """The labels to use for names found, all that there can be, in order, and what the user should be told about them.
 
     allowed: what may occur; empty: anything. where: what to call each row in an error. A row without a name has no label.
     Raises DataError for a name that is not allowed.
     """
     known = canonical_names(name for name in (allowed or names) if name.strip())
+    any_case = {spelled(name).casefold(): label for name, label in known.items()}
     result = []
+    spellings: dict[str, dict[str, None]] = {}
     for row, name in enumerate(names):
-        plain = name.strip()
-        if plain and plain not in known and allowed:
-            other = canonical(plain)
-            if other not in known.values():
-                raise DataError(f"unknown label {plain!r} in {where[row]}; allowed are {', '.join(allowed)}")
-            plain = other
-        result.append(known.get(name, known.get(plain, plain)) if plain else "")
+        plain = spelled(name)
+        label = any_case.get(plain.casefold(), canonical(plain)) if plain else ""
+        if label and label not in known.values():
+            raise DataError(f"unknown label {plain!r} in {where[row]}; allowed are {', '.join(allowed)}")
+        result.append(label)
+        spellings.setdefault(label, {})[plain] = None
     if not known:
         raise DataError(f"no row has a label, the first is {where[0]}; is it the right label column?")
-    return result, ordered(known.values())
+    merged = [label for label, ways in spellings.items() if len(ways) > 1]
+    remarks = ()
+    if merged and not set(known.values()) <= set(EMOTIONS):  # the ways to write an emotion are known to be one
+        ways = "; ".join(f"{', '.join(spellings[label])} as {label}" for label in merged)
+        remarks = (f"labels that are spelled in several ways were read as one: {ways}",)
+    return result, ordered(known.values()), remarks
 
 
 def read_pictures(paths: Iterator[Path], channels: int) -> Iterator[Picture]:
@@ -129,5 +166,9 @@ def _place(folders: Sequence[str]) -> tuple[str, str]:
     return label, split
 
 
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def _kinds(others: Counter[str]) -> str:
-    return ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(5))
+    return ", ".join(f"{in_utf8(suffix)} {count}" for suffix, count in others.most_common(5))

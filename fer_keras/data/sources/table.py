@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from fer_keras.data.sources.base import (
 )
 from fer_keras.data.sources.folders import read_pictures, resolve_labels
 from fer_keras.errors import ConfigError, DataError
+from fer_keras.labels import spelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +39,7 @@ class Table:
     age (in years: becomes age_group), age_group, skin_tone, or any other name, which becomes a group column.
     metadata: a second csv, joined by picture name; it needs the image column too (under the same name, or as its first
     column), and each of `columns` is looked up in the first csv and then in it.
+    labels: the labels that may occur; none: any. A cell such as "NaN" or "?" is no label, unless it is named here.
     """
 
     def __init__(
@@ -81,22 +84,28 @@ class Table:
         """Every column asked for, one row a picture. Raises DataError, naming file and row."""
         import pandas as pd
 
-        names = {target: self.columns[target] for target in self._in_csv}
-        cells = self.csv.read(names.values())
-        found = {target: cells[name].tolist() for target, name in names.items()}
+        headers = {target: self.columns[target] for target in self._in_csv}
+        cells = self.csv.read(headers.values())
+        found = {target: cells[header].tolist() for target, header in headers.items()}
         self._files = [self._inside(row, name) for row, name in enumerate(found["image"], start=1)]
         if not any((self.images / name).is_file() for name in self._files):
             raise DataError(
                 f"none of the {len(self._files)} pictures of {self.csv.path} is in {self.images} (the first: {self._files[0]}); "
                 "name the folder that the paths start from with --images"
             )
-        remarks: tuple[str, ...] = ()
+        joined_remarks: tuple[str, ...] = ()
         if self.metadata and self._in_metadata:
-            joined, remarks = self._join(self.metadata)
+            joined, joined_remarks = self._join(self.metadata)
             found |= joined
-        labels, known = resolve_labels(
-            found["label"], self.allowed, [f"{self.csv.path}, row {row}" for row in range(1, len(self._files) + 1)]
+        meant = {spelled(label).casefold() for label in self.allowed}
+        names = [text if spelled(text).casefold() in meant else known_or_empty(text) for text in found["label"]]
+        labels, known, remarks = resolve_labels(
+            names, self.allowed, [f"{self.csv.path}, row {row}" for row in range(1, len(self._files) + 1)]
         )
+        emptied = [spelled(text) for text, name in zip(found["label"], names, strict=True) if text.strip() and not name]
+        if emptied:
+            words = ", ".join(dict.fromkeys(emptied))
+            remarks += (f"{len(emptied)} rows have no label but {words}; if that is a class, name every class by --labels",)
         rows = pd.DataFrame({"label": labels, "source": self._files})
         rows["split"] = splits_of(found["split"], str(self.csv.path)) if "split" in found else ""
         if "identity" in found:
@@ -109,7 +118,7 @@ class Table:
             elif target not in _SPECIAL:
                 rows[target] = [group_value(target, text) for text in found[target]]
                 groups.append(target)
-        return SourceTable(rows, known, group_columns=tuple(groups), remarks=remarks)
+        return SourceTable(rows, known, group_columns=tuple(groups), remarks=joined_remarks + remarks)
 
     def pictures(self, channels: int) -> Iterator[Picture]:
         """The pictures in the order of the csv."""
@@ -134,14 +143,18 @@ class Table:
         if not plain:
             raise DataError(f"{where}: the column {self.columns['image']!r} is empty; expected the path of a picture")
         path = PurePosixPath(plain)
-        if path.is_absolute() and path.is_relative_to(self.images.resolve().as_posix()):
-            path = path.relative_to(self.images.resolve().as_posix())
+        for folder in (Path(os.path.abspath(self.images)), self.images.resolve()):  # with the links that lead there, or without
+            if path.is_absolute() and path.is_relative_to(folder.as_posix()):
+                path = path.relative_to(folder.as_posix())
         if path.is_absolute() or ".." in path.parts or PureWindowsPath(plain).is_absolute():
             raise DataError(f"{where}: {plain!r} is outside {self.images}; expected a path relative to --images")
         return path.as_posix()
 
     def _join(self, metadata: CsvFile) -> tuple[dict[str, list[str]], tuple[str, ...]]:
-        """The metadata's columns in the order of the csv, found by full path, else by file name, else by name without suffix."""
+        """The metadata's columns in the order of the csv, found by full path, else by file name, else by name without suffix.
+
+        A name that several pictures have, in folders of their own, says of none of them which one is meant.
+        """
         key = self.columns["image"] if self.columns["image"] in metadata else metadata.columns[0]
         names = {target: self.columns[target] for target in self._in_metadata}
         cells = metadata.read(dict.fromkeys([key, *names.values()]))
@@ -151,22 +164,33 @@ class Table:
             lambda name: PurePosixPath(name).name,
             lambda name: PurePosixPath(name).stem,
         )
-        rows = None
+        rows, ours, shared = [], [], 0
         for way in ways:
             ours = [way(name) for name in self._files]
+            pictures = Counter(way(name) for name in set(self._files))
             lookup: dict[str, int | None] = {}
             for row, name in enumerate(theirs):
                 lookup[way(name)] = None if way(name) in lookup and _differ(cells, lookup[way(name)], row) else row
-            rows = [lookup.get(name) for name in ours]
+            rows = [lookup.get(name) if pictures[name] == 1 else None for name in ours]
+            shared = sum(pictures[name] > 1 and name in lookup for name in ours)
             if any(row is not None for row in rows):
                 break
         missing = sum(row is None for row in rows)
+        if missing == len(rows) and shared:
+            name = next(name for name in ours if pictures[name] > 1 and name in lookup)
+            raise DataError(
+                f"no picture of {self.csv.path} has a line of its own in {metadata.path}: names such as {name!r} are those of "
+                f"several pictures in different folders; put their paths, such as {self._files[0]!r}, in its column {key!r}"
+            )
         if missing == len(rows):
             raise DataError(
                 f"no picture of {self.csv.path} is in {metadata.path}: joined by its column {key!r}, such as {theirs[0]!r}, "
                 f"against {self._files[0]!r}; put the picture's path or name in a column {self.columns['image']!r}"
             )
-        remarks = (f"{missing} of {len(rows)} pictures have no (or no single) line in {metadata.path}",) if missing else ()
+        remarks: tuple[str, ...] = ()
+        if missing:
+            why = f": {shared} share their name with pictures in other folders" if shared else ""
+            remarks = (f"{missing} of {len(rows)} pictures have no (or no single) line in {metadata.path}{why}",)
         joined = {}
         for target, name in names.items():
             values = cells[name].tolist()
