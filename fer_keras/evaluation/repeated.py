@@ -1,8 +1,8 @@
 """Trainings that were repeated with several seeds and judged on the same faces: figures by group, differences, and noise.
 
 Two things vary by chance: which faces are in the test set, and what a training happens to find. Intervals here hold both. Each
-repeat of the bootstrap draws faces (or whole identities) anew within each group, and seeds anew; what is compared is compared
-on the same draw.
+repeat of the bootstrap draws faces (or whole identities) anew within each group, and what is compared is compared on the same
+draw. Seeds are few, so what they may do is drawn from Student's t, by the spread of all trainings that are compared.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def seeds_note(seeds: int) -> str:
             "figures: what is shown here is shown of these trainings, not of what differs between them."
         )
     return (
-        "Intervals hold the chance of the test faces and of the training seeds: a bootstrap over both, the variance between "
-        "seeds enlarged by seeds / (seeds - 1). With three seeds that variance is itself known only roughly."
+        "Intervals hold the chance of the test faces and of the training seeds: a bootstrap over faces, and Student's t over "
+        "seeds, since few of them tell their own spread only roughly. It is learnt from all that are compared here; where one "
+        "of them truly varies much more by seed than the others, its intervals may still be too narrow."
     )
 
 
@@ -187,19 +188,35 @@ def judge_repeated(
         hits = (table[..., 1:] / table[..., :1]).reshape(*table.shape[:-1], variants, seeds)
         return np.moveaxis(hits, -3, -1)  # (..., g, v, s) -> (..., v, s, g)
 
-    by_seed, drawn = shares(observed), shares(sums)
-    middle = drawn.mean(axis=2)
-    draws = middle
+    by_seed = shares(observed)
+    draws = shares(sums).mean(axis=2)
     if seeds > 1:
-        times = rng.multinomial(seeds, np.full(seeds, 1 / seeds), repeats) / seeds
-        moved = np.einsum("rvsg,rs->rvg", drawn, times) - middle
-        # Drawn from themselves, s seeds vary by (s - 1) / s of what they should.
-        draws = middle + moved * np.sqrt(seeds / (seeds - 1))
+        draws = draws + _moved_by_seeds(by_seed, counts / counts.sum(), repeats, rng)
     trials = np.bincount(units.group).astype(float)
     means = by_seed.mean(axis=1)
     for variant in range(variants):  # a group that was always named right or always wrong would have no interval
         draws[:, variant] = resampling.share_draws(draws[:, variant], means[variant] * trials, trials, rng)
     return Repeated(tuple(str(name) for name in names), counts, compared, by_seed, draws, units.name)
+
+
+def _moved_by_seeds(by_seed: np.ndarray, weights: np.ndarray, repeats: int, rng: np.random.Generator) -> np.ndarray:
+    """How far other seeds might move means over seeds: float (v, s, g), shares of the groups (g,) -> (repeats, v, g), around 0.
+
+    Two or three seeds say little of how much seeds do. Each variant's own spread, as that of a normal distribution, would be too
+    small as often as too large, and what is too small is what gets shown. So a variant moves by its own spread or by that of all
+    variants together, whichever is larger, and by Student's t with the degrees of freedom of all: v (s - 1). Groups move as
+    they did together in the trainings.
+    """
+    variants, seeds, groups = by_seed.shape
+    freedom = variants * (seeds - 1)
+    apart = by_seed - by_seed.mean(axis=1, keepdims=True)
+    own = ((apart @ weights) ** 2).sum(axis=1)
+    half = (repeats + 1) // 2
+    by_own = np.einsum("rvs,vsg->rvg", rng.standard_normal((half, variants, seeds)), apart)
+    by_all = rng.standard_normal((half, variants, variants * seeds)) @ apart.reshape(-1, groups) / np.sqrt(variants)
+    moved = np.where((own >= own.mean())[:, None], by_own, by_all) / np.sqrt(seeds * (seeds - 1))
+    moved /= np.sqrt(rng.chisquare(freedom, half) / freedom)[:, None, None]
+    return np.concatenate([moved, -moved])[:repeats]  # each with its opposite: the mean of draws with long tails is no centre
 
 
 def _figure(mean: float, draws: np.ndarray, by_seed: np.ndarray) -> dict[str, Any]:
