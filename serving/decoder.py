@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import struct
 import sys
 from pathlib import Path
 from typing import IO, Any
+
+from serving import containers
 
 #: Address space that it may take. OpenCV itself takes about one GiB, a frame of 25 million pixels under half of one.
 MEMORY_BYTES = 4 * 1024**3
@@ -34,49 +37,94 @@ _CPU_PER_S = 5
 _LEAST_CPU_S = 60
 _LENGTH = struct.Struct("<I")
 _LONGEST = 10_000
+#: Formats whose pictures may begin after the sound does, which players wait for. In others the first time means nothing.
+_LATE_SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm")
+#: A picture that begins later has the clock of a stream that it was cut out of.
+_LATEST_START_S = 60.0
+#: How many times wider than high, or higher than wide, a pixel is at most believed to be, and is at least for it to be seen.
+_ODDEST_PIXEL, _ODD_PIXEL = 4.0, 1.01
+
+
+def pixel_aspect(capture: Any) -> float:
+    """How wide a pixel of a film is meant to be shown, by its height: 1 for most, as for what can't be believed.
+
+    Old cameras, DVDs and some screens' recorders store pictures squeezed.
+    """
+    import cv2
+
+    wide, high = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
+    aspect = wide / high if wide > 0 and high > 0 else 1.0
+    if not _ODD_PIXEL <= max(aspect, 1 / aspect) <= _ODDEST_PIXEL:
+        return 1.0
+    # OpenCV turns the picture upright and leaves this as it was.
+    return 1 / aspect if capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180 == 90 else aspect
+
+
+def shown_size(width: float, height: float, aspect: float) -> tuple[int, int]:
+    """The width and height with which a picture of such pixels is shown; neither gets smaller, as in browsers."""
+    return round(width * max(1.0, aspect)), round(height * max(1.0, 1 / aspect))
+
+
+def with_square_pixels(image: Any, aspect: float) -> Any:
+    """uint8 (h, w, c) as it is meant to be shown; the same array where its pixels are square already."""
+    if aspect == 1:
+        return image
+    import cv2
+
+    return cv2.resize(image, shown_size(image.shape[1], image.shape[0], aspect), interpolation=cv2.INTER_LINEAR)
 
 
 class FilmClock:
     """When the frames of a film are due, and whether all of them came. To be made before the first is grabbed.
 
-    A telephone, a browser and a recorder of screens space frames unevenly, so the times are the file's own.
+    A telephone, a browser and a recorder of screens space frames unevenly, so the times are the file's own, as a player has
+    them: where the picture begins after the sound, the first frame is not at 0.
 
     step_s: seconds from one frame to the next, on average, as the file says. expected: how many frames it says it has, for
     some formats reckoned from its length; 0 where unknown. duration_s: its length as it says, 0 where unknown. read: how many
-    came until now. time_s: the time of the last.
+    came until now. time_s: the time of the last. start_s: that of the first.
     """
 
-    def __init__(self, capture: Any) -> None:
+    def __init__(self, capture: Any, path: str | os.PathLike) -> None:
         import cv2
 
-        self._capture = capture
+        self._capture, self._path = capture, Path(path)
         fps = capture.get(cv2.CAP_PROP_FPS)
         told = 0 < fps < float("inf")
         self.expected = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self.duration_s = self.expected / fps if told else 0.0
         # A format without a rate of its own tells that of its clock, such as 1000.
         self.step_s = 1 / fps if told and fps <= MOST_FPS else 1 / USUAL_FPS
-        self.read, self.time_s = 0, -1.0
+        self.read, self.time_s, self.start_s = 0, -1.0, 0.0
+        self._late_hz = fps if told and self._path.suffix.lower() in _LATE_SUFFIXES else None
 
     def tick(self) -> float:
         """The time of the frame that was just grabbed, in seconds from the start; it always grows."""
         import cv2
 
         told_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if self.read == 0 and self._late_hz:
+            # POS_MSEC counts from where the picture begins, PTS from where the film does, in frames.
+            start_s = self._capture.get(cv2.CAP_PROP_PTS) / self._late_hz - told_s
+            self.start_s = start_s if 0 < start_s <= _LATEST_START_S else 0.0
+        told_s += self.start_s
         self.time_s = told_s if told_s > self.time_s else max(0.0, self.time_s + self.step_s)
         self.read += 1
         return self.time_s
 
     @property
     def missing(self) -> str | None:
-        """What is missing, once all frames have been read; None for a whole film."""
+        """What is missing, once all frames have been read; None for a whole film, and where it can't be known."""
         if self.read == 0:
             return "no frame of it can be read; is the file complete?"
         # Counts may be off by some, or be reckoned from a length and a rate that an uneven film has not; times tell then.
         too_few = self.expected - self.read > max(2, 0.02 * self.expected)
-        too_short = self.time_s + 3 * self.step_s < 0.98 * self.duration_s
+        too_short = self.time_s - self.start_s + 3 * self.step_s < 0.98 * self.duration_s
         if too_few and too_short:
-            return f"it ends after {self.read} of {self.expected} frames; the file is damaged or was cut short"
+            # The count may have frames that are hidden, or be reckoned from the length of the sound.
+            file = containers.facts(self._path)
+            if file.cut or file.counted:
+                return f"it ends after {self.read} of {self.expected} frames; the file is damaged or was cut short"
         return None
 
 
@@ -146,14 +194,15 @@ def _decode(path: str, max_pixels: int, max_s: float, rate_hz: float, out: IO[by
 
     cv2.setNumThreads(THREADS)
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, THREADS])
-    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    aspect = pixel_aspect(capture)
+    width, height = shown_size(capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT), aspect)
     if not capture.isOpened() or width < 1 or height < 1:
         _refuse(out, 422, "the video can't be read; is the file complete, and its codec a usual one?")
         return
     if width * height > max_pixels:
-        _refuse(out, 413, f"the video is {width:.0f}x{height:.0f}; expected at most {max_pixels} pixels a frame")
+        _refuse(out, 413, f"the video is {width}x{height}; expected at most {max_pixels} pixels a frame")
         return
-    clock, due_s, truncated = FilmClock(capture), 0.0, False
+    clock, due_s, truncated = FilmClock(capture, path), 0.0, False
     while capture.grab():
         time_s = clock.tick()
         if time_s >= max_s:
@@ -164,9 +213,9 @@ def _decode(path: str, max_pixels: int, max_s: float, rate_hz: float, out: IO[by
         due_s = max(due_s + 1 / rate_hz, time_s)
         found, bgr = capture.retrieve()
         # A stream may change its size on the way, which its head does not say.
-        if not found or bgr is None or bgr.shape[0] * bgr.shape[1] > max_pixels:
+        if not found or bgr is None or math.prod(shown_size(bgr.shape[1], bgr.shape[0], aspect)) > max_pixels:
             continue
-        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        rgb = cv2.cvtColor(with_square_pixels(bgr, aspect), cv2.COLOR_BGR2RGB)
         _patience(0)  # who reads may take their time
         head = {"time_s": time_s, "duration_s": clock.duration_s, "size_hw": rgb.shape[:2]}
         write_message(out, head, memoryview(rgb).cast("B"))

@@ -10,6 +10,8 @@ Needs Tk (Debian and Ubuntu: apt-get install python3-tk). Nothing is stored and 
 from __future__ import annotations
 
 import argparse
+import logging
+import queue
 import signal
 import threading
 import time
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
     import tkinter as tk
 
     from fer_keras.inference.joint import JointRecognizer
+    from serving.engine import OnDemand
     from serving.stream import Stream, Update
+
+log = logging.getLogger("fer_keras.serving")
 
 #: The choice that asks all models and joins their answers, and how they can be joined, as the window calls it.
 ALL_TOGETHER = "all together"
@@ -116,8 +121,8 @@ def open_screen() -> tk.Tk:
         raise ConfigError(f"there is no screen for a window ({error}); or watch in a browser: python -m serving.app") from error
 
 
-def make_stream(config: ServerConfig, paths: Mapping[str, Path]) -> tuple[Stream, tuple[str, ...]]:
-    """The stream of the first source, and the names of what can be asked: each model, and joined ones for ALL_TOGETHER.
+def make_stream(config: ServerConfig, paths: Mapping[str, Path]) -> tuple[Stream, OnDemand[Any]]:
+    """The stream of the first source, and what can be asked, by name: each model, and joined ones for ALL_TOGETHER.
 
     paths: the models by name. Joined are only models of the same labels; they are called "all together, mean" and so on.
     """
@@ -148,28 +153,34 @@ def make_stream(config: ServerConfig, paths: Mapping[str, Path]) -> tuple[Stream
     def joined(name: str) -> Any:
         from fer_keras.inference.joint import JointRecognizer
 
-        if name in paths:
+        how = joint_way(name)
+        if how is None:
             return single(name)
-        how = next(how for how in COMBINATIONS if joint_name(how) == name)
         joint: JointRecognizer = JointRecognizer([single(each) for each in paths], how)
         return joint
 
+    recognizers = OnDemand(names, joined)
     stream = Stream(
         "window",
         create_source(config.sources[0], config.max_side_px),
         config,
         Metrics(),
         model=names[0],
-        recognizer=OnDemand(names, joined),
+        recognizer=recognizers,
         detector=OnDemand(DETECTORS, lambda name: create_detector(name, config.min_face_px, config.runtime)),
         all_labels=lambda: ordered(label for some in labels.values() for label in some),
     )
-    return stream, tuple(names)
+    return stream, recognizers
 
 
 def joint_name(how: str) -> str:
     """What all models joined in this way are called, among the names of models."""
     return f"{ALL_TOGETHER}, {COMBINATIONS[how]}"
+
+
+def joint_way(name: str) -> str | None:
+    """How what has this name joins all models, one of COMBINATIONS; None for a single model."""
+    return next((how for how in COMBINATIONS if joint_name(how) == name), None)
 
 
 class Window:
@@ -183,11 +194,12 @@ class Window:
         from tkinter import ttk
 
         self.root = root
-        self.stream, self._names = make_stream(config, paths)
-        together = joint_name(combine) in self._names
+        self.stream, self._recognizers = make_stream(config, paths)
+        together = joint_name(combine) in self._recognizers.names
         self._loading = threading.Lock()
-        self._wanted = ""
-        self._message: str | None = None
+        self._loaded: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()  # a name, and why it can't be had
+        self._wanted = ""  # what was chosen; the stream goes on with what it has until this is loaded
+        self._error: str | None = None  # of the latest choice, until the next one, or the next start or stop
         self._viewer: _Viewer | None = None
         self._listed_at = 0.0
         self._closed = False
@@ -246,6 +258,7 @@ class Window:
 
     def toggle(self) -> None:
         """Start, or stop."""
+        self._error = None
         if self._viewer is None:
             self._viewer = _Viewer(self.stream)
             self.button.configure(text="Stop")
@@ -275,33 +288,57 @@ class Window:
         together = self.model.get() == ALL_TOGETHER
         for way in self.ways:
             way.state(["!disabled"] if together else ["disabled"])
-        name = joint_name(self.combine.get()) if together else self.model.get()
+        self._wanted = name = joint_name(self.combine.get()) if together else self.model.get()
+        self._error = None
         if not self.running:
             self.stream.model = name  # loaded when it starts
+            self._say("Stopped.")
             return
-        self._say(f"Loading {name}...")
-
-        self._wanted = name
 
         def load() -> None:
             with self._loading:
                 if name != self._wanted:  # another one was chosen while this one waited
                     return
                 try:
-                    self.stream.choose(model=name)
-                    self._message = None
-                except FerError as error:
-                    self._message = f"{name}: {error}"
+                    self._recognizers(name)
+                    self._loaded.put((name, None))
+                except Exception as error:  # a runtime may raise anything for a damaged model
+                    if not isinstance(error, FerError):
+                        log.exception("%s could not be loaded", name)
+                    self._loaded.put((name, str(error) if isinstance(error, FerError) else f"unexpected {type(error).__name__}"))
 
         threading.Thread(target=load, name="choose", daemon=True).start()
 
+    def _take_loaded(self) -> None:
+        """Go on with what was loaded, unless another one was chosen meanwhile; where it can't be had, choose what goes on."""
+        while not self._loaded.empty():
+            name, error = self._loaded.get()
+            if name != self._wanted:
+                continue
+            if error is None:
+                self.stream.model = name
+                continue
+            how = joint_way(self.stream.model)
+            self.model.set(self.stream.model if how is None else ALL_TOGETHER)
+            if how is not None:
+                self.combine.set(how)
+            self._choose()
+            self._error = f"{name}: {error}"
+
+    @property
+    def _notice(self) -> str | None:
+        """What is to be said of models instead of how fast it goes."""
+        loading = f"Loading {self._wanted}..." if self.running and self._wanted != self.stream.model else None
+        return self._error or loading
+
     def _poll(self) -> None:
         try:
+            self._take_loaded()
             update = self._viewer.latest((self.picture.winfo_width(), self.picture.winfo_height())) if self._viewer else None
             if update is not None:
                 self._show(*update)
-            if self._message:
-                self._say(self._message)
+            if self._notice:
+                self._say(self._notice)
         finally:
             self._next = self.root.after(POLL_MS, self._poll)
 
@@ -327,7 +364,7 @@ class Window:
                 self.faces.insert("", "end", values=line)
         self.faces.delete(*old[len(lines) :])
         status = update.status
-        if self._message:
+        if self._notice:
             return
         if status["state"] == "live" and status["fps"]:
             self._say(f"{status['model']}: {rate_text(status['fps'])}")

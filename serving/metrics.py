@@ -26,7 +26,7 @@ class Metrics:
         self.frames = counter("frames", "Frames of the streams.", "source", "outcome")
         self.faces = counter("faces", "Faces recognised.", "origin")
         self.errors = counter("errors", "What went wrong, by kind.", "kind")
-        self.reconnects = counter("reconnects", "Times that a lost source was opened again.", "source")
+        self.reconnects = counter("reconnects", "Times that a lost source gave frames again.", "source")
         self.requests = counter("http_requests", "Requests answered.", "route", "method", "status")
         self.viewers = Gauge("fer_viewers", "Who watches now.", ("source", "kind"), registry=self.registry)
         self.recording = Gauge("fer_recording", "1 while results are recorded.", ("source",), registry=self.registry)

@@ -21,6 +21,7 @@ _ERRORS = {
     500: "the server failed",
     503: "too many at once, stopping, or not loaded yet; try again later",
 }
+_TABLE = "a row a face a frame, or one without track_id; boxes are in pixels of a picture of the row's width and height"
 _EVERYWHERE = (401, 403, 405, 421, 500, 503)
 
 
@@ -127,9 +128,7 @@ def describe(
                 status,
             )
         },
-        "/api/results.csv": {
-            "get": _operation("What was recorded", at_source, None, {"200": _answer("a row a face a frame", "text/csv")})
-        },
+        "/api/results.csv": {"get": _operation("What was recorded", at_source, None, {"200": _answer(_TABLE, "text/csv")})},
         "/healthz": {"get": _operation("Whether the process answers", [], None, {"200": _json("it does", _ref("Health"))})},
         "/readyz": {"get": _operation("Whether the model is loaded", [], None, {"200": _json("it is", _ref("Health"))})},
         "/metrics": {"get": _operation("For Prometheus", [], None, {"200": _answer("metrics", "text/plain")})},
@@ -182,7 +181,8 @@ def _schemas() -> dict[str, Any]:
         "detector": text,
         "fps": number,
         "latency_ms": {"type": ["number", "null"]},
-        **{name: whole for name in ("captured", "analysed", "skipped", "reconnects", "faces", "viewers", "listeners")},
+        **{name: whole for name in ("captured", "analysed", "skipped", "faces", "viewers", "listeners")},
+        "reconnects": {**whole, "description": "times that it gave frames again after it was lost"},
         "blur": {"type": "boolean"},
         "recording": {"anyOf": [_object(recording, list(recording)), {"type": "null"}]},
     }

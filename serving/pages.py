@@ -32,10 +32,8 @@ def enter() -> Any:
     given = request.args.get("token")
     if token and given is not None and request.method == "GET" and request.blueprint == "pages":
         if not security.token_fits(given, token):
-            return _login_page("That is not the token.")
-        kept = urlencode([(name, value) for name, value in request.args.items(multi=True) if name != "token"])
-        address = url_for(request.endpoint, **(request.view_args or {}))
-        response = redirect(f"{address}?{kept}" if kept else address)
+            return _login_page(_address_asked(), "That is not the token.")
+        response = redirect(_address_asked())
         security.set_cookie(response, request, token)
         return response
     return None
@@ -101,16 +99,20 @@ def model_file(name: str, file: str) -> Response:
 @pages.get("/login")
 def login() -> Any:
     """Asks for the token."""
-    return redirect(url_for("pages.live")) if engine().config.token is None else _login_page()
+    token, onward = engine().config.token, url_for("pages.live")
+    return redirect(onward) if token is None or security.has_token(request, token) else _login_page(onward)
 
 
 @pages.post("/login")
 def give_token() -> Any:
-    """Lets a browser in that gives the token."""
+    """Lets a browser in that gives the token, to the page that it asked for."""
     token = engine().config.token
+    onward = request.form.get("next", "")
+    if not security.is_own_path(onward):  # anybody can lay out a form, which must not lead elsewhere from here
+        onward = url_for("pages.live")
     if token is None or not security.token_fits(request.form.get("token", ""), token):
-        return _login_page("That is not the token.")
-    response = redirect(url_for("pages.live"))
+        return _login_page(onward, "That is not the token.")
+    response = redirect(onward)
     security.set_cookie(response, request, token)
     return response
 
@@ -119,7 +121,7 @@ def give_token() -> Any:
 def refused(error: RequestError) -> Any:
     """Whoever comes with a browser and without the token is asked for it; all others are told in JSON."""
     asks_for_page = request.method == "GET" and request.blueprint == "pages"
-    return _login_page() if error.status == 401 and asks_for_page else answer_error(error)
+    return _login_page(_address_asked()) if error.status == 401 and asks_for_page else answer_error(error)
 
 
 @pages.app_errorhandler(NotFound)
@@ -132,8 +134,17 @@ def missing(error: NotFound) -> Any:
     return answer_error(error)
 
 
-def _login_page(message: str = "") -> Any:
-    response = current_app.make_response((render_template("login.html", title="Token", message=message), 401))
+def _address_asked() -> str:
+    """The address of the page that is asked for, without a token."""
+    kept = urlencode([(name, value) for name, value in request.args.items(multi=True) if name != "token"])
+    address = url_for(request.endpoint, **(request.view_args or {}))
+    return f"{address}?{kept}" if kept else address
+
+
+def _login_page(onward: str, message: str = "") -> Any:
+    """Asks for the token. onward: where to then."""
+    page = render_template("login.html", title="Token", message=message, onward=onward)
+    response = current_app.make_response((page, 401))
     response.headers["WWW-Authenticate"] = "Bearer"
     return response
 

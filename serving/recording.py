@@ -17,8 +17,9 @@ _CHUNK = 1 << 16
 class Recording:
     """One recording. Thread-safe. It is kept in a nameless temporary file, which is gone when the server is.
 
-    One row a face, and one with an empty track_id for a frame without any. A probability column for each of `labels`, empty
-    where the model that was used has no such label. It ends by itself at `max_rows`.
+    One row a face, and one with an empty track_id for a frame without any. Boxes are in pixels of the picture that was
+    analysed, whose width and height stand beside them, since that of a large source is shrunk. A probability column for each
+    of `labels`, empty where the model that was used has no such label. It ends by itself at `max_rows`.
     """
 
     def __init__(self, source: str, labels: Sequence[str], max_rows: int) -> None:
@@ -29,13 +30,21 @@ class Recording:
         self._lock = threading.Lock()
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the recording is there
         self._size = 0
-        columns = ["time", "time_s", "source", "model", "track_id", "x1", "y1", "x2", "y2", "label", "confidence", "uncertain"]
-        self._write([[*columns, *(f"p_{label}" for label in self.labels)]])
+        frame, face = ("time", "time_s", "source", "model", "width", "height"), ("track_id", "x1", "y1", "x2", "y2", "label")
+        self._write([[*frame, *face, "confidence", "uncertain", *(f"p_{label}" for label in self.labels)]])
 
-    def add(self, captured_at: float, time_s: float, model: str, labels: Sequence[str], faces: Sequence[TrackedFace]) -> None:
-        """Write the faces of one frame. Does nothing once the recording has ended."""
+    def add(
+        self,
+        captured_at: float,
+        time_s: float,
+        size_wh: tuple[int, int],
+        model: str,
+        labels: Sequence[str],
+        faces: Sequence[TrackedFace],
+    ) -> None:
+        """Write the faces of one frame. size_wh: in pixels, of the frame. Does nothing once the recording has ended."""
         when = datetime.fromtimestamp(captured_at, timezone.utc).isoformat(timespec="milliseconds")
-        common = [when, f"{time_s:.3f}", self.source, model]
+        common = [when, f"{time_s:.3f}", self.source, model, *size_wh]
         rows = []
         for face in faces:
             known = dict(zip(labels, face.probabilities, strict=True))

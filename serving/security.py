@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,7 +19,6 @@ from serving.uploads import RequestError
 if TYPE_CHECKING:
     from flask import Flask, Request, Response
 
-COOKIE = "fer_keras"
 #: Asked by load balancers and the like, who have no token; they tell nothing but "yes".
 OPEN_ENDPOINTS = ("api.healthz", "api.readyz", "pages.login", "pages.give_token", "static")
 #: Nothing but our own files, and pictures and videos that the visitor chose. Scripts and styles stand in files.
@@ -42,6 +42,14 @@ def cookie_value(token: str) -> str:
     return hmac.new(token.encode(), b"fer_keras cookie 1", hashlib.sha256).hexdigest()
 
 
+def cookie_name(token: str) -> str:
+    """What the cookie is called. Ports share their cookies: servers on one host, each with its own token, need a name each.
+
+    The few digits tell no more of the token than the cookie's value does.
+    """
+    return "fer_keras_" + hmac.new(token.encode(), b"fer_keras cookie name 1", hashlib.sha256).hexdigest()[:8]
+
+
 def token_fits(given: str, token: str) -> bool:
     """Compare in a time that does not tell how much of it is right."""
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
@@ -52,14 +60,29 @@ def has_token(request: Request, token: str) -> bool:
     kind, _, given = request.headers.get("Authorization", "").partition(" ")
     if kind.lower() == "bearer" and token_fits(given.strip(), token):
         return True
-    return token_fits(request.cookies.get(COOKIE, ""), cookie_value(token))
+    return token_fits(request.cookies.get(cookie_name(token), ""), cookie_value(token))
 
 
 def set_cookie(response: Response, request: Request, token: str) -> None:
     """Let this browser in from now on. Lax: a link with the token, clicked in a chat, must work."""
     response.set_cookie(
-        COOKIE, cookie_value(token), max_age=30 * 86400, httponly=True, samesite="Lax", secure=request.is_secure, path="/"
+        cookie_name(token),
+        cookie_value(token),
+        max_age=30 * 86400,
+        httponly=True,
+        samesite="Lax",
+        secure=request.is_secure,
+        path="/",
     )
+
+
+def is_own_path(address: str) -> bool:
+    """Whether an address leads to this server from any of its pages: a path alone.
+
+    Browsers take "//host", "/\\host" and "/<tab>/host" for addresses of other hosts. What is left are characters that stand in
+    an encoded path.
+    """
+    return re.fullmatch(r"/(?!/)[\w.~!$&'()*+,;=:@%/?-]*", address, re.ASCII) is not None
 
 
 def check_request(request: Request, token: str | None) -> None:
@@ -77,7 +100,11 @@ def _check_origin(request: Request) -> None:
     changing = request.method not in ("GET", "HEAD", "OPTIONS")
     origin = request.headers.get("Origin")
     if origin is not None and (changing or origin != "null") and _host_of(origin) != request.host:
-        raise RequestError(403, "this request was caused by a page of another site")
+        raise RequestError(
+            403,
+            f"this request was caused by a page of another site ({_host_of(origin) or origin}, and {request.host} was asked); "
+            "where both are this server, the proxy in between must pass the header Host on",
+        )
     site = request.headers.get("Sec-Fetch-Site", "none")
     navigation = request.headers.get("Sec-Fetch-Mode") == "navigate" and not changing
     if site not in ("same-origin", "none") and not navigation:

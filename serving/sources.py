@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fer_keras.errors import ConfigError, FerError
-from serving.decoder import FilmClock
+from serving.decoder import FilmClock, pixel_aspect, with_square_pixels
 from serving.outputs import for_opencv, shown
 
 
@@ -129,6 +129,7 @@ class CaptureSource:
     def __init__(self, address: int | str, title: str, *, live: bool, max_side_px: int = 1280) -> None:
         self.address, self.title, self.live, self.max_side_px = address, title, live, max_side_px
         self._capture: Any = None
+        self._aspect = 1.0
         self._clock: FilmClock | None = None
         self._due_s = self._start_s = self._position_s = 0.0
         self._restarted = True
@@ -149,10 +150,10 @@ class CaptureSource:
         if not capture.isOpened():
             capture.release()
             raise SourceLostError(f"{self.title} can't be opened")
-        self._capture = capture
+        self._capture, self._aspect = capture, pixel_aspect(capture)
         if self._clock and self._clock.read:  # the position goes on after what was played before
-            self._start_s += self._clock.time_s + self._clock.step_s
-        self._clock = None if self.live else FilmClock(capture)
+            self._start_s += self._clock.time_s - self._clock.start_s + self._clock.step_s
+        self._clock = None if self.live else FilmClock(capture, self.address)
         self._restarted = True
 
     def read(self) -> Frame:
@@ -167,9 +168,9 @@ class CaptureSource:
             found, bgr = self._capture.read()
         if not found or bgr is None:
             raise SourceLostError(f"{self.title} gives no frames")
-        rgb = cv2.cvtColor(shrunk(bgr, self.max_side_px), cv2.COLOR_BGR2RGB)
-        if self._clock:
-            self._wait(self._start_s + self._clock.tick())
+        rgb = cv2.cvtColor(shrunk(with_square_pixels(bgr, self._aspect), self.max_side_px), cv2.COLOR_BGR2RGB)
+        if self._clock:  # nobody waits for a picture that begins late, since there is no sound
+            self._wait(self._start_s + self._clock.tick() - self._clock.start_s)
         frame = Frame(rgb, self._position_s if self._clock else time.monotonic(), time.time(), self._restarted)
         self._restarted = False
         return frame

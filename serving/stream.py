@@ -134,6 +134,7 @@ class _Run:
         self.stop = threading.Event()
         self.slot = Slot(keep_all)
         self.threads: list[threading.Thread] = []
+        self.seen = False  # whether a frame came, so that the source can be lost
 
 
 class Stream:
@@ -352,8 +353,6 @@ class Stream:
                     self.source.close()
                     wait_s = backoff.next_s()
                     if not run.stop.is_set():
-                        self._counts["reconnects"] += 1
-                        self.metrics.reconnects.labels(self.key).inc()
                         reason = str(error) if isinstance(error, FerError) else f"{self.source.title} failed"
                         self._state, self._message = "lost", f"{reason}; trying again in {wait_s:g} s"
                         log.warning("%s", self._message)
@@ -370,6 +369,10 @@ class Stream:
             frame = self.source.read()
             if run.stop.is_set():
                 return
+            if run.seen and self._state == "lost":
+                self._counts["reconnects"] += 1
+                self.metrics.reconnects.labels(self.key).inc()
+            run.seen = True
             self._state, self._message = "live", ""
             if time.monotonic() - opened > 5:  # not at once: a source that dies again and again is not to be hammered
                 backoff.reset()
@@ -409,7 +412,7 @@ class Stream:
 
     def _analyse_frame(self, analyzer: Any, frame: Frame) -> None:
         if frame.restarted:
-            analyzer.reset()
+            analyzer.reset(ids_go_on=True)  # in one recording, an id is one person
         # Taken here, between two frames, and not put in by the one who chose, who may do so again before this one is done.
         model, detector = self.model, self.detector
         analyzer.recognizer = recognizer = self._make_recognizer(model)
@@ -418,7 +421,8 @@ class Stream:
         stages_s = dict(analyzer.last_stage_s)
         recording = self._recording
         if recording is not None and recording.active:
-            recording.add(frame.captured_at, frame.time_s, model, recognizer.labels, faces)
+            size_wh = (frame.rgb.shape[1], frame.rgb.shape[0])
+            recording.add(frame.captured_at, frame.time_s, size_wh, model, recognizer.labels, faces)
             self.metrics.recording.labels(self.key).set(int(recording.active))
         jpeg = None
         self._pace.set_rate(self._picture_rate_hz())

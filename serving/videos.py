@@ -54,8 +54,8 @@ def quiet_decoder() -> None:
 class VideoReader:
     """The frames of a video file, one at a time, in order. A context manager.
 
-    size_wh: in pixels. clock: when its frames are due, how many there should be, and were. Raises DataError where it can't be
-    opened.
+    size_wh: in pixels, which are square, as those of the frames are. clock: when its frames are due, how many there should be,
+    and were. Raises DataError where it can't be opened.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -64,11 +64,13 @@ class VideoReader:
         self.path = Path(path)
         # An absolute path is never taken for an address.
         self._capture = cv2.VideoCapture(for_opencv(self.path.absolute()), cv2.CAP_FFMPEG)
-        width, height = (int(self._capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        self._aspect = decoder.pixel_aspect(self._capture)
+        stored = (self._capture.get(each) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        width, height = decoder.shown_size(*stored, self._aspect)
         if not self._capture.isOpened() or width < 1 or height < 1:
             self._capture.release()
             raise DataError(f"{shown(path)} can't be read as a video; is the file complete, and its codec a usual one?")
-        self.clock = decoder.FilmClock(self._capture)
+        self.clock = decoder.FilmClock(self._capture, self.path)
         self.size_wh = (width, height)
 
     def __enter__(self) -> VideoReader:
@@ -90,7 +92,7 @@ class VideoReader:
                 continue
             found, bgr = self._capture.retrieve()
             if found and bgr is not None:
-                yield number, time_s, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+                yield number, time_s, cv2.cvtColor(decoder.with_square_pixels(bgr, self._aspect), cv2.COLOR_BGR2RGB)
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,9 @@ class Analyzer:
         self._tracker = tracker or Tracker()
         self.reset()
 
-    def reset(self) -> None:
-        """Forget all faces, for another video: ids start from 1 again."""
-        self._tracker.reset()
+    def reset(self, ids_go_on: bool = False) -> None:
+        """Forget all faces, for another video: ids start from 1 again, or go on, as in one table of a stream that was broken."""
+        self._tracker.reset(ids_go_on)
         self._emotions: dict[int, SmoothedEmotions] = {}
         self._emotions_of: Recognizer | None = None
         self._time_s: float | None = None

@@ -83,11 +83,11 @@ class Tracker:
         self.carry_s, self.remember_s, self.redetect_s = carry_s, remember_s, redetect_s
         self.reset()
 
-    def reset(self) -> None:
-        """Forget all faces; ids start from 1 again."""
+    def reset(self, ids_go_on: bool = False) -> None:
+        """Forget all faces; ids start from 1 again, or go on, so that none means two faces."""
         self._tracks: list[Track] = []
         self._time_s: float | None = None
-        self._confirmed = 0
+        self._confirmed = self._confirmed if ids_go_on else 0
         self._started = False
 
     def state(self) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 export const byId = (id) => document.getElementById(id);
 export const limits = JSON.parse(document.body.dataset.limits);
 
+// Where the server answers: a proxy may have put it below a path of its own.
+export const address = (path) => document.body.dataset.root + path;
+
 const grey = "#7f8791"; // of faces whose label is uncertain, as in the stream
 const colours = new Map(); // of labels, by model
 
-export async function ask(url, options = {}) {
-  const answer = await fetch(url, options);
+export async function ask(path, options = {}) {
+  const answer = await fetch(address(path), options);
   if (!answer.ok) {
     let text = `${answer.status} ${answer.statusText}`;
     try {
@@ -20,8 +23,8 @@ export async function ask(url, options = {}) {
   return answer;
 }
 
-export const postJson = async (url, value) =>
-  (await ask(url, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) })).json();
+export const postJson = async (path, value) =>
+  (await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) })).json();
 
 export function say(text, isError = false) {
   const message = byId("message");
@@ -133,18 +136,22 @@ export class People {
 
 // Boxes as the server draws them into its stream. scale: from the picture's pixels to the canvas's.
 export function drawBoxes(context, faces, model, scale = 1) {
-  const size = Math.max(13, Math.min(26, context.canvas.width / 42));
+  // Letters are to be read on the page, which shows a large canvas much smaller; how wide a hidden one will be is a guess.
+  const perCss = context.canvas.width / (context.canvas.clientWidth || Math.min(640, innerWidth));
   context.lineWidth = Math.max(2, context.canvas.width / 320);
-  context.font = `600 ${size}px system-ui, sans-serif`;
   context.textBaseline = "top";
   faces.forEach((face, index) => {
     const [x1, y1, x2, y2] = face.box.map((edge) => edge * scale);
     const colour = face.uncertain ? grey : colourOf(model, face.label);
     const text = `${face.id ?? index + 1} ${face.uncertain ? "uncertain" : face.label} ${percent(face.confidence)}`;
+    const size = Math.max(13, 12 * perCss, Math.min(16 * perCss, (x2 - x1) / 9));
     const high = size * 1.45;
+    context.font = `600 ${size}px system-ui, sans-serif`;
     const wide = context.measureText(text).width + size * 0.7;
     const left = Math.max(0, Math.min(x1, context.canvas.width - wide));
-    const top = y1 >= high ? y1 - high : Math.max(0, y1);
+    // Above the box; where there is no room, inside it, or below one that is so small on the page that its face would be hidden.
+    const under = y2 - y1 < 3 * high && y2 + high <= context.canvas.height ? y2 : Math.max(0, y1);
+    const top = y1 >= high ? y1 - high : under;
     context.strokeStyle = context.fillStyle = colour;
     context.strokeRect(x1, y1, x2 - x1, y2 - y1);
     context.fillRect(left, top, wide, high);

@@ -1,5 +1,5 @@
 // The stream that everybody sees.
-import { ask, byId, colourOf, People, postJson, saveAs, say, Trouble } from "./common.js";
+import { address, ask, byId, colourOf, People, postJson, saveAs, say, Trouble } from "./common.js";
 import { meanOf, Timeline } from "./chart.js";
 
 const blank = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
@@ -34,8 +34,8 @@ function update() {
 
 function open() {
   // The number makes a new request of it, even where the address was open a moment ago.
-  picture.src = `${at("/api/stream/video")}&n=${Date.now()}`;
-  events = new EventSource(at("/api/stream/events"));
+  picture.src = `${address(at("/api/stream/video"))}&n=${Date.now()}`;
+  events = new EventSource(address(at("/api/stream/events")));
   events.onmessage = (event) => take(JSON.parse(event.data));
   events.onerror = () => again(events.readyState === EventSource.CLOSED);
 }
@@ -134,7 +134,7 @@ function showRecording(recording) {
   byId("record").classList.toggle("on", on);
   byId("record").textContent = on ? "Stop recording" : "Record results";
   byId("results").hidden = !recording;
-  byId("results").href = at("/api/results.csv");
+  byId("results").href = address(at("/api/results.csv"));
 }
 
 function keepStill() {

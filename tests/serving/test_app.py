@@ -4,6 +4,7 @@ import base64
 import concurrent.futures
 import contextlib
 import csv
+import html
 import http.client
 import io
 import json
@@ -26,7 +27,7 @@ from live_server import MODEL, ROOT, TWIN_LABELS, camera, encoded, free_port, ov
 
 from fer_keras.detectors import create_detector
 from fer_keras.inference.recognizer import Recognizer
-from serving import decoder, uploads
+from serving import decoder, security, uploads
 
 FACE_BOX = (178, 66, 268, 175)  # of the astronaut, by eye
 
@@ -698,6 +699,11 @@ def test_without_a_token_other_names_of_this_machine_are_not_answered(server, ho
 def test_what_pages_of_other_sites_cause_is_refused(server, headers):
     answer = post(server, "/api/recording", json={"recording": True}, headers=headers)
     assert answer.status_code == 403 and "another site" in message(answer)
+    origin = headers.get("Origin", "").removeprefix("http://").removeprefix("https://")
+    # Both hosts are told: behind a proxy that keeps Host to itself, they are what shows its fault.
+    assert not origin or f"({origin}, and 127.0.0.1:{server.port} was asked); where both are this server, the proxy" in message(
+        answer
+    )
     if headers.get("Sec-Fetch-Mode") != "navigate" and headers.get("Origin") != "null":
         assert requests.get(server.url + "/api/stream/snapshot.jpg", headers=headers, timeout=10).status_code == 403
 
@@ -745,7 +751,18 @@ def test_a_token_in_the_address_becomes_a_cookie_and_leaves_the_address(guarded)
     cookie = answer.headers["Set-Cookie"]
     assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and token not in cookie
     assert browser.get(running.url + "/api/models", timeout=10).status_code == 200
-    assert requests.get(running.url + "/api/models", cookies={"fer_keras": token}, timeout=10).status_code == 401
+    cookies = {security.cookie_name(token): token}
+    assert requests.get(running.url + "/api/models", cookies=cookies, timeout=10).status_code == 401
+
+
+def test_servers_on_one_host_do_not_log_each_other_out(guarded):
+    running, token = guarded
+    browser = requests.Session()  # which, as all browsers, sends a cookie to every port of the host that set it
+    with serving(token=token + "s", detector="haar") as other:
+        for server, its_token in ((running, token), (other, token + "s")):
+            assert browser.post(server.url + "/login", data={"token": its_token}, timeout=10).status_code == 200
+        assert [browser.get(server.url + "/api/models", timeout=10).status_code for server in (running, other)] == [200, 200]
+    assert len(browser.cookies) == 2
 
 
 def test_a_browser_without_a_token_is_asked_for_it(guarded):
@@ -758,6 +775,48 @@ def test_a_browser_without_a_token_is_asked_for_it(guarded):
     assert page.status_code == 200 and 'id="picture"' in page.text
     answer = browser.post(running.url + "/login", data={"token": token}, headers={"Origin": "https://e.example"}, timeout=10)
     assert answer.status_code == 403
+
+
+def test_who_gives_the_token_gets_the_page_that_was_asked_for(guarded):
+    running, token = guarded
+    browser = requests.Session()
+    page = browser.get(running.url + "/models/ferplus-cnn?a=%C3%BC%22&token=wrong", timeout=10)
+    for given, status in (("no", 401), (token, 302)):
+        onward = html.unescape(re.search(r'name="next" value="([^"]*)"', page.text)[1])
+        assert onward == "/models/ferplus-cnn?a=%C3%BC%22"
+        sent = {"token": given, "next": onward}
+        page = browser.post(running.url + "/login", data=sent, timeout=10, allow_redirects=False)
+        assert page.status_code == status
+    assert page.headers["Location"] == onward
+    assert browser.get(running.url + "/login", timeout=10).url == running.url + "/"  # nothing more is asked of them
+
+
+@pytest.mark.parametrize(
+    "onward",
+    [
+        "",
+        "models",
+        "//evil.example",
+        "///evil.example",
+        "https://evil.example/",
+        "https:evil.example",
+        "javascript:alert(1)",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "/\t/evil.example",
+        "\t//evil.example",
+        " //evil.example",
+        "/\n/evil.example",
+        "/models\r\nSet-Cookie: a=b",
+        "/models\n",
+        "/models\0",
+        "/modèles",
+    ],
+)
+def test_a_login_leads_nowhere_but_to_pages_here(guarded, onward):
+    running, token = guarded
+    answer = post(running, "/login", data={"token": token, "next": onward}, allow_redirects=False)
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/")
 
 
 def test_with_a_token_other_names_are_answered(guarded):

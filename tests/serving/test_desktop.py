@@ -3,15 +3,18 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fer_keras.errors import ModelError
 from fer_keras.inference.ensemble import combine
 from fer_keras.inference.recognizer import Recognizer
 from fer_keras.labels import EMOTIONS
@@ -190,6 +193,77 @@ def test_one_model_all_together_mean_and_vote_can_be_chosen_while_it_runs(screen
             wait_for(window, lambda chances=chances: shows(window, chances))
         choose(window, "all together")
         wait_for(window, lambda: shows(window, vote))
+
+
+class Loading:
+    """Loads models slowly: each waits until it is let go, and the one called `broken` can't be had."""
+
+    def __init__(self, recognizer, broken):
+        self.recognizer, self.broken = recognizer, broken
+        self.allowed = threading.Event()
+        self.asked = []
+
+    def __call__(self, path, runtime):
+        self.asked.append(path.name)
+        assert self.allowed.wait(60)
+        if path.name == self.broken:
+            raise ModelError(f"{path.name}: a weight is missing")
+        return self.recognizer(path, runtime=runtime)
+
+    def ended(self):
+        """Whether everything chosen is loaded; call it from `wait_for`."""
+        return not [thread for thread in threading.enumerate() if thread.name == "choose"]
+
+
+@pytest.fixture
+def loading(monkeypatch):
+    slow = Loading(Recognizer, broken="damaged")
+    monkeypatch.setattr("fer_keras.inference.recognizer.Recognizer", slow)
+    return slow
+
+
+def test_the_window_goes_on_with_what_was_chosen_last_however_long_an_earlier_choice_loads(screen, models, clip, loading):
+    with closing(opened(models, clip)) as window:
+        choose(window, "ferplus-cnn")
+        loading.allowed.set()
+        click(window, window.button)
+        wait_for(window, lambda: lines(window))
+        loading.allowed.clear()
+        choose(window, "other")
+        wait_for(window, lambda: "other" in loading.asked)
+        wait_for(window, lambda: window.status.cget("text") == "Loading other...")
+        click(window, window.button)
+        wait_for(window, lambda: not window.running)
+        choose(window, "ferplus-cnn")
+        loading.allowed.set()
+        wait_for(window, loading.ended)
+        click(window, window.button)
+        wait_for(window, lambda: window.status.cget("text").startswith("ferplus-cnn: "))
+        assert (window.model.get(), window.stream.model) == ("ferplus-cnn", "ferplus-cnn")
+        choose(window, "other")  # which is loaded now
+        wait_for(window, lambda: window.status.cget("text").startswith("other: "))
+
+
+def test_a_model_that_can_not_be_loaded_is_told_and_the_window_says_again_what_goes_on(screen, models, clip, loading, tmp_path):
+    damaged = shutil.copytree(MODEL, tmp_path / "damaged")
+    loading.allowed.set()
+    with closing(opened({"ferplus-cnn": models["ferplus-cnn"], "damaged": damaged}, clip, "vote")) as window:
+        choose(window, "ferplus-cnn")
+        click(window, window.button)
+        wait_for(window, lambda: lines(window))
+        for name in ("damaged", "all together"):  # of which the damaged one is a part
+            choose(window, name)
+            wait_for(window, lambda name=name: re.match(f"{name}.*: a weight is missing", window.status.cget("text")))
+            assert (window.model.get(), window.stream.model) == ("ferplus-cnn", "ferplus-cnn")
+            assert window.ways[0].instate(["disabled"])
+            wait_for(window, loading.ended)
+            time.sleep(0.3)
+            wait_for(window, lambda: lines(window))
+            assert "a weight is missing" in window.status.cget("text")  # and not gone before it is read
+        click(window, window.button)
+        wait_for(window, lambda: window.status.cget("text") == "Stopped.")
+        click(window, window.button)
+        wait_for(window, lambda: window.status.cget("text").startswith("ferplus-cnn: "))
 
 
 def test_the_picture_follows_the_size_of_the_window(screen, models, clip):

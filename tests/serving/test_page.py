@@ -209,7 +209,7 @@ def test_recording_shows_and_gives_a_table(page, server):
     by_id(page, "record").click()
     wait_until(lambda: not by_id(page, "recording-sign").is_displayed())
     table = requests.get(by_id(page, "results").get_attribute("href"), timeout=10).text
-    assert table.startswith("time,time_s,source,model,track_id,")
+    assert table.startswith("time,time_s,source,model,width,height,track_id,")
 
 
 def test_a_snapshot_is_handed_to_the_browser(page):
@@ -255,11 +255,61 @@ def test_an_uploaded_video_is_analysed_and_played_with_boxes(page, tmp_path):
     assert "2 people seen. This browser can't play it;" in message(page)
 
 
-def test_a_file_that_is_no_picture_is_told_kindly(browser, server, tmp_path):
-    (tmp_path / "letter.png").write_bytes(b"Dear reader")
+def test_labels_are_as_large_on_the_page_whatever_the_size_of_the_picture(page, astronaut, tmp_path):
+    """The heights of labels as they are seen, in CSS pixels."""
+    import numpy as np
+
+    photo = np.repeat(np.repeat(astronaut, 6, axis=0), 6, axis=1)  # 3072x3072
+    (tmp_path / "photo.jpg").write_bytes(encoded(photo, "JPEG"))
+    (tmp_path / "panorama.jpg").write_bytes(encoded(np.pad(photo[:1536], ((0, 0), (0, 5000), (0, 0))), "JPEG"))
+    page.execute_script("""
+        const pen = CanvasRenderingContext2D.prototype;
+        const fill = pen.fillText;
+        pen.fillText = function (...text) {
+            const size = parseFloat(/([0-9.]+)px/.exec(this.font)[1]);
+            if (this.canvas.id === "upload-image") window.labels.push((size * this.canvas.clientWidth) / this.canvas.width);
+            fill.apply(this, text);
+        };
+    """)
+    by_id(page, "tab-upload").click()
+    for width, phone in ((1280, False), (360, True)):
+        size(page, width, 1100, phone=phone)
+        for name in ("photo.jpg", "panorama.jpg"):
+            page.execute_script("window.labels = []; document.getElementById('upload-file').value = ''")
+            by_id(page, "upload-file").send_keys(str(tmp_path / name))
+            wait_until(lambda name=name: f"1 face in {name}." in message(page), 40)
+            (seen,) = page.execute_script("return labels")
+            assert 11.5 < seen < 17, (width, name)
+            picture(page, f"upload-{width}-{name}")
+
+
+def test_files_are_told_by_their_first_bytes_where_the_browser_does_not_know_them(page, server, tmp_path):
+    import cv2
+    import numpy as np
+
+    accepted = by_id(page, "upload-file").get_attribute("accept").split(",")
+    assert {"video/mp4", "video/quicktime", "video/webm", "video/matroska", "video/x-matroska"} <= set(accepted)
+    by_id(page, "tab-upload").click()
+    for suffix, codec in ((".mp4", "mp4v"), (".mkv", "VP80"), (".avi", "MJPG")):
+        film, clip = tmp_path / f"film{suffix}", tmp_path / f"clip-of-{codec}"
+        writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*codec), 15, (96, 64))
+        for _ in range(3):
+            writer.write(np.zeros((64, 96, 3), np.uint8))
+        writer.release()
+        film.rename(clip)
+        by_id(page, "upload-file").send_keys(str(clip))
+        wait_until(lambda clip=clip: f"3 frames of {clip.name} analysed" in message(page))
+        assert page.execute_script("return document.getElementById('upload-file').files[0].type") == ""
+    page.get_log("browser")  # what this browser can't play is in the console
+
+
+@pytest.mark.parametrize(("name", "start"), [("letter.png", b"Dear reader"), ("photo", b"\0\0\0\x18ftypheic\0\0\0\0")])
+def test_a_file_that_is_no_picture_is_told_kindly(browser, server, tmp_path, name, start):
+    (tmp_path / name).write_bytes(start)
+    browser.get("about:blank")
     browser.get(server.url + "/#upload")
     wait_until(lambda: by_id(browser, "panel-upload").is_displayed())
-    by_id(browser, "upload-file").send_keys(str(tmp_path / "letter.png"))
+    by_id(browser, "upload-file").send_keys(str(tmp_path / name))
     wait_until(lambda: "this is not a picture that is read here" in message(browser))
     browser.get_log("browser")  # the refused request is in the console, as it should be
 
@@ -423,6 +473,37 @@ def test_the_page_follows_a_source_that_is_lost_another_one_and_a_restart_of_the
     browser.get_log("browser")  # the requests that were not answered are in the console, as they should be
 
 
+def test_the_page_works_below_a_path_that_a_proxy_gives_it(browser, astronaut, tmp_path):
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+    from werkzeug.wrappers import Response
+
+    (tmp_path / "astronaut.png").write_bytes(encoded(astronaut))
+    token = "correct-horse-battery"  # noqa: S105 - of this test
+    with serving(token=token, detector="haar") as running:
+        # As gunicorn does with SCRIPT_NAME=/fer: what is asked elsewhere is not ours.
+        running.server.wsgi_app = DispatcherMiddleware(Response("of somebody else", status=404), {"/fer": running.app})
+        browser.get_log("browser")
+        browser.get(running.url + "/fer/models")
+        by_id(browser, "token").send_keys(token)
+        browser.find_element("css selector", "form button").click()
+        wait_until(lambda: browser.current_url == running.url + "/fer/models" and browser.find_elements("css selector", ".cards"))
+        browser.find_element("link text", "Live").click()
+        wait_until(lambda: people(browser), 30)
+        wait_until(lambda: browser.execute_script("return document.getElementById('picture').naturalWidth") == 640)
+        by_id(browser, "record").click()
+        wait_until(lambda: by_id(browser, "recording-sign").is_displayed())
+        assert by_id(browser, "results").get_attribute("href").startswith(running.url + "/fer/api/results.csv?")
+        by_id(browser, "snapshot").click()
+        wait_until(lambda: "Snapshot saved by your browser" in message(browser))
+        by_id(browser, "tab-upload").click()
+        by_id(browser, "upload-file").send_keys(str(tmp_path / "astronaut.png"))
+        wait_until(lambda: "1 face in astronaut.png." in message(browser))
+        refused = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert len(refused) == 1 and "/fer/models" in refused[0] and "401" in refused[0]
+        browser.delete_all_cookies()  # of the page that is open
+        browser.get("about:blank")
+
+
 def test_a_token_lets_the_page_in_and_its_streams_too(browser):
     token = "correct-horse-battery"  # noqa: S105 - of this test
     with serving(token=token, detector="haar", blur=True) as running:
@@ -432,5 +513,5 @@ def test_a_token_lets_the_page_in_and_its_streams_too(browser):
         browser.find_element("css selector", "form button").click()
         wait_until(lambda: people(browser), 30)
         picture(browser, "blurred")
+        browser.delete_all_cookies()  # of the page that is open
         browser.get("about:blank")
-        browser.delete_all_cookies()

@@ -220,9 +220,49 @@ def test_a_lost_source_is_told_in_the_picture_and_opened_again(watched):
         lost = wait_until(lambda: (update := following(2)) and update.result is None and update)
         assert lost.status["state"] == "lost" and "the demo is unplugged; trying again in 0.5 s" in lost.status["message"]
         assert lost.jpeg == notice_jpeg("Camera lost", lost.status["message"])
-        wait_until(lambda: stream.status()["reconnects"] >= before + 2)
+        wait_until(lambda: "trying again in 1 s" in stream.status()["message"])  # the second time
+        assert stream.status()["reconnects"] == before
         source.away = False
-        assert live_update(following).status["state"] == "live"
+        back = live_update(following).status
+        assert (back["state"], back["reconnects"]) == ("live", before + 1)
+
+
+def test_a_source_that_is_opened_after_it_was_not_there_was_not_lost():
+    source = Watched(cast=DemoSource.CAST[:1])
+    source.away = True
+    with serving([source], detector="haar") as running:
+        running.ready()
+        stream = running.engine.streams["demo"]
+        with stream.watch("events") as following:
+            wait_until(lambda: "trying again in 1 s" in stream.status()["message"])
+            source.away = False
+            assert live_update(following).status["reconnects"] == 0
+        assert b"fer_reconnects_total{" not in running.engine.metrics.exposition()[0]
+
+
+def test_in_one_recording_an_id_is_one_person_though_the_source_was_lost(watched):
+    _, source, stream = watched
+
+    def table():
+        return list(csv.DictReader(io.StringIO(b"".join(stream.recording.chunks()).decode())))
+
+    def ids(rows):
+        return {int(row["track_id"]) for row in rows if row["track_id"]}
+
+    stream.record(True)
+    try:
+        wait_until(lambda: len(ids(table())) >= 2)
+        source.away = True
+        wait_until(lambda: stream.status()["state"] == "lost")
+        before = table()
+        source.away = False
+        wait_until(lambda: ids(table()[len(before) + 4 :]))  # what was on its way when it was lost may still have come
+    finally:
+        stream.record(False)
+        source.away = False
+    rows = table()
+    assert {(row["width"], row["height"]) for row in rows} == {("400", "240")}
+    assert min(ids(rows[len(before) + 4 :])) > max(ids(before))
 
 
 def test_a_network_camera_that_is_switched_off_and_on_again_comes_back(astronaut):
@@ -264,27 +304,28 @@ def face(track_id=1, box=(60.0, 50.0, 120.0, 130.0), label="glad", values=(0.75,
 
 def test_a_recording_has_a_row_a_face_and_one_for_a_frame_without():
     recording = Recording("demo", ("glad", "sad", "else"), max_rows=100)
-    recording.add(0.0, 1.5, "m", ("sad", "glad"), [face(values=(0.25, 0.75)), face(2)])
-    recording.add(1.0, 2.5, "m", ("sad", "glad"), [])
+    recording.add(0.0, 1.5, (640, 360), "m", ("sad", "glad"), [face(values=(0.25, 0.75)), face(2)])
+    recording.add(1.0, 2.5, (640, 360), "m", ("sad", "glad"), [])
     rows = list(csv.DictReader(io.StringIO(b"".join(recording.chunks()).decode())))
     assert [(row["time"], row["track_id"], row["p_glad"], row["p_sad"], row["p_else"]) for row in rows] == [
         ("1970-01-01T00:00:00.000+00:00", "1", "0.7500", "0.2500", ""),
         ("1970-01-01T00:00:00.000+00:00", "2", "0.2500", "0.7500", ""),
         ("1970-01-01T00:00:01.000+00:00", "", "", "", ""),
     ]
+    assert {(row["width"], row["height"]) for row in rows} == {("640", "360")}
     assert rows[0]["x1"] == "60.0" and rows[0]["label"] == "glad" and rows[0]["source"] == "demo"
 
 
 def test_a_recording_ends_by_itself_and_can_be_read_while_it_grows():
     recording = Recording("demo", ("glad", "sad"), max_rows=5)
-    recording.add(0.0, 0.0, "m", ("glad", "sad"), [face(1), face(2)])
+    recording.add(0.0, 0.0, (640, 360), "m", ("glad", "sad"), [face(1), face(2)])
     reading = recording.chunks()
     first = next(reading)
-    recording.add(0.0, 0.1, "m", ("glad", "sad"), [face(1), face(2)])
+    recording.add(0.0, 0.1, (640, 360), "m", ("glad", "sad"), [face(1), face(2)])
     assert list(reading) == [] and first.count(b"\n") == 3
     assert recording.active
-    recording.add(0.0, 0.2, "m", ("glad", "sad"), [face(1), face(2)])
-    recording.add(0.0, 0.3, "m", ("glad", "sad"), [face(1), face(2)])
+    recording.add(0.0, 0.2, (640, 360), "m", ("glad", "sad"), [face(1), face(2)])
+    recording.add(0.0, 0.3, (640, 360), "m", ("glad", "sad"), [face(1), face(2)])
     assert not recording.active and recording.rows == 5
     assert b"".join(recording.chunks()).count(b"\n") == 6
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from films import UNEVEN_S, uneven_film
+from films import UNEVEN_S, edited_film, uneven_film
 
 from fer_keras.detectors import create_detector
 from fer_keras.errors import ConfigError, DataError
@@ -72,6 +72,14 @@ def test_a_file_plays_as_unevenly_as_it_was_taken(tmp_path):
     source.close()
     assert np.allclose([time_s for time_s, _ in seen], UNEVEN_S[:8])
     assert all(passed_s > time_s - 0.1 for time_s, passed_s in seen)
+
+
+def test_nobody_waits_for_a_picture_that_begins_after_the_sound(tmp_path):
+    source = create_source(str(edited_film(tmp_path / "film.mp4", late_s=1.52)))
+    source.open()
+    times = [source.read().time_s for _ in range(27)]
+    source.close()
+    assert np.allclose(times, np.arange(27) / 25)  # nor where it starts over
 
 
 def test_a_file_that_goes_away_is_lost_and_comes_back(tmp_path):

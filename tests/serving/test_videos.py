@@ -11,16 +11,18 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import commandline
 import numpy as np
 import pytest
-from films import UNEVEN_S, uneven_film
+from films import UNEVEN_S, edited_film, grey_film, longer_sounding_film, squeezed_film, uneven_film
 
 from fer_keras.inference.recognizer import Recognizer
 from fer_keras.labels import EMOTIONS
 from fer_keras.types import TrackedFace
-from serving import predict, video_report, videos
+from serving import containers, decoder, predict, uploads, video_report, videos
+from serving.sources import CaptureSource
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = ROOT / "saved_models" / "ferplus-cnn"
@@ -214,6 +216,98 @@ def test_the_drawn_copy_of_an_uneven_video_lasts_as_long(tmp_path):
     for second in (1.5, 2.5, 3.5, 4.5):
         number = max(number for number, at in enumerate(UNEVEN_S) if at <= second)
         assert abs(float(frames[round(10 * second)].mean()) - 20 * number) < 9
+
+
+def missing(path):
+    """What both readers say is missing of a video: that of files, and that of uploads."""
+    with videos.VideoReader(path) as reader:
+        for _ in reader.frames():
+            pass
+    frames = uploads.read_video(path, 10**6, 60, 100)
+    try:
+        while True:
+            next(frames)
+    except StopIteration as stop:
+        assert stop.value.missing == reader.clock.missing and not stop.value.truncated
+    return reader.clock.missing
+
+
+def test_a_whole_film_is_not_called_damaged_though_fewer_frames_are_shown_than_its_head_says(tmp_path):
+    hidden = edited_film(tmp_path / "hidden.mp4", shown=0.6)
+    sounding = longer_sounding_film(tmp_path / "sounding.webm")
+    for film, frames in ((hidden, 15), (sounding, 25)):
+        with videos.VideoReader(film) as reader:
+            assert len(list(reader.frames())) == frames < 0.9 * reader.clock.expected
+        assert missing(film) is None
+
+
+def test_a_film_is_called_damaged_where_the_file_bears_it_out(tmp_path):
+    sounding = longer_sounding_film(tmp_path / "sounding.webm").read_bytes()
+    (tmp_path / "cut.webm").write_bytes(sounding[: len(sounding) // 2])
+    assert "of 38 frames; the file is damaged or was cut short" in missing(tmp_path / "cut.webm")
+
+    data = bytearray(grey_film(tmp_path / "whole.mp4").read_bytes())
+    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    assert containers.facts(tmp_path / "whole.mp4") == containers.FileFacts(cut=False, counted=True)
+    data[(start + end) // 2 : end] = bytes(end - (start + end) // 2)  # as what a download has not filled
+    (tmp_path / "zeros.mp4").write_bytes(data)
+    assert "of 25 frames; the file is damaged or was cut short" in missing(tmp_path / "zeros.mp4")
+    assert containers.facts(tmp_path / "zeros.mp4") == containers.FileFacts(cut=False, counted=True)
+
+    fragmented = (tmp_path / "whole.mp4").read_bytes().replace(b"udta", b"mvex")  # its frames are listed elsewhere
+    (tmp_path / "fragmented.mp4").write_bytes(fragmented)
+    assert containers.facts(tmp_path / "fragmented.mp4") == containers.FileFacts()
+    (tmp_path / "fragmented.mp4").write_bytes(fragmented[:-5])
+    assert containers.facts(tmp_path / "fragmented.mp4").cut
+
+
+@pytest.mark.parametrize("data", [b"", b"RIFF", b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\x08moov", b"\x1a\x45\xdf\xa3" + bytes(20)])
+def test_of_what_is_no_film_nothing_is_known(tmp_path, data):
+    (tmp_path / "film").write_bytes(data)
+    assert not containers.facts(tmp_path / "film").cut and not containers.facts(tmp_path / "none").counted
+
+
+def test_the_first_frame_of_a_picture_that_begins_after_the_sound_is_not_at_0(tmp_path):
+    film = edited_film(tmp_path / "late.mp4", late_s=1.52)
+    with videos.VideoReader(film) as reader:
+        times = [time_s for _, time_s, _ in reader.frames()]
+    assert times == pytest.approx([1.52 + number / 25 for number in range(25)])
+    assert [time_s for time_s, _, _ in uploads.read_video(film, 10**6, 60, 100)] == pytest.approx(times)
+    assert missing(film) is None
+
+
+@pytest.mark.parametrize(
+    ("pixel", "turned", "size_wh"),
+    [((4, 3), False, (128, 64)), ((3, 4), False, (96, 85)), ((4, 3), True, (64, 128)), ((1000, 1), False, (96, 64))],
+)
+def test_squeezed_pixels_are_made_square(tmp_path, pixel, turned, size_wh):
+    film = squeezed_film(tmp_path / "film.mp4", *pixel, turned)
+    with videos.VideoReader(film) as reader:
+        assert reader.size_wh == size_wh
+        assert {image.shape for _, _, image in reader.frames()} == {(*size_wh[::-1], 3)}
+    videos.draw_video(film, [], EMOTIONS, tmp_path / "drawn.mp4")
+    drawn = frames_of(tmp_path / "drawn.mp4")
+    assert len(drawn) == 25 and drawn[0].shape[1::-1] == tuple(side - side % 2 for side in size_wh)  # MPEG-4 has even sides
+    _, _, image = next(uploads.read_video(film, 10**6, 60, 15))
+    assert image.shape == (*size_wh[::-1], 3)
+    source = CaptureSource(str(film), "film", live=False)
+    source.open()
+    assert source.read().rgb.shape == image.shape
+    source.close()
+
+
+def test_a_squeezed_video_that_is_too_large_as_it_is_shown_is_refused(tmp_path):
+    film = squeezed_film(tmp_path / "film.mp4", 4, 3)
+    with pytest.raises(uploads.RequestError, match="the video is 128x64; expected at most 7000 pixels a frame"):
+        next(uploads.read_video(film, 7000, 60, 15))
+
+
+@pytest.mark.parametrize(("wide", "high"), [(0, 0), (0, 1), (1, 0), (1, 1), (-1, -1), (1, 5), (9, 1), (1280, 1281)])
+def test_a_shape_of_pixels_that_is_none_or_not_seen_is_left_out(wide, high):
+    import cv2
+
+    told = {cv2.CAP_PROP_SAR_NUM: wide, cv2.CAP_PROP_SAR_DEN: high}
+    assert decoder.pixel_aspect(SimpleNamespace(get=lambda what: told.get(what, 0.0))) == 1
 
 
 def test_a_video_whose_name_opencv_would_die_of_is_told_and_the_next_one_read(clip, tmp_path, capsys):
