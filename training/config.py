@@ -113,7 +113,9 @@ class TrainConfig:
     warmup: float = _setting(0.1, "share of the training over which the learning rate rises to its highest", type=float)
     patience: int = _setting(0, "stop after so many epochs without a better validation loss; 0: never (frozen: 5)", type=int)
     best_after: int | None = _setting(
-        None, "look for the best model after this epoch; default 10, lower for short runs", type=int
+        None,
+        "look for the best model after this epoch, in each phase; default 10, lower for short runs",
+        type=int,
     )
     label_smoothing: float = _setting(0.0, "share of the target spread over all classes", type=float)
     targets: str = _setting(

@@ -94,7 +94,7 @@ def evaluate(
     folder = Path(out) if out is not None else scoring.report_folder(models, faces, "evaluation")
     folder.mkdir(parents=True, exist_ok=True)
 
-    judged = []
+    judged, people = [], scoring.identities(dataset, faces.rows)
     for model, truth in zip(models, truths, strict=True):
         probabilities = scoring.predict_rows(model, dataset, faces.rows, batch_size)
         temperature, fitted_on = _temperature(model, faces, probabilities, truth, batch_size)
@@ -102,6 +102,13 @@ def evaluate(
         about = {"labels": list(model.labels), "temperature_fitted_on": fitted_on, "parameters": model.parameters}
         told = probabilities if temperature is None else apply_temperature(probabilities, temperature)
         about |= {"coverage": coverage_curve(told, truth), "path": str(model.path)}
+        over_people = scoring.identities_interval(probabilities.argmax(axis=1) == truth, people)
+        about |= over_people
+        for low, high in over_people.values():
+            notes.append(
+                f"{model.key}: faces of one person go together; where persons are drawn, not faces, the 95% interval of its "
+                f"accuracy is {low:.3f} to {high:.3f}"
+            )
         judged.append(_Judged(model, truth, probabilities, {**entry, **about}))
     result = {
         "protocol": faces.protocol,

@@ -19,7 +19,8 @@ import numpy as np
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import DataError
 from fer_keras.files import write_json, write_whole
-from training.folds import OUT_OF_FOLD, VALIDATION_SHARE, KFoldRun, fold_name, identities
+from training import scoring
+from training.folds import OUT_OF_FOLD, VALIDATION_SHARE, KFoldRun, fold_name
 from training.run_folder import WHICH
 
 if TYPE_CHECKING:
@@ -64,11 +65,11 @@ def summarize(run: KFoldRun, dataset: FaceDataset) -> dict[str, Any]:
             **{key: metrics.get(key) for key in ("epochs", "best_epoch", "best_val_loss", "fold_seconds")},
         }
         folds.append({**about, **{which: figures(which, fold) for which in WHICH}})
-    people = identities(dataset, judged[judged["model"] == WHICH[0]]["row"].to_numpy())
+    people = scoring.identities(dataset, judged[judged["model"] == WHICH[0]]["row"].to_numpy())
     together = {}
     for which in WHICH:
         correct = (judged["true"] == judged["predicted"])[judged["model"] == which].to_numpy()
-        together[which] = {**figures(which), **_interval(correct, people)}
+        together[which] = {**figures(which), **scoring.identities_interval(correct, people)}
     result = {
         **{key: value for key, value in run.plan.items() if key != "settings"},
         "validation_share": VALIDATION_SHARE,
@@ -106,22 +107,6 @@ def _mean_and_std(folds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, flo
     return {
         name: {"mean": float(of.mean()), "std": float(of.std(ddof=1)) if len(of) > 1 else None} for name, of in values.items()
     }
-
-
-def _interval(correct: np.ndarray, people: np.ndarray | None) -> dict[str, Any]:
-    """Where identities are known, an interval of the accuracy that draws them whole: faces of one person go together."""
-    from fer_keras.evaluation import resampling
-
-    if people is None:
-        return {}
-    units = resampling.make_units(np.zeros(len(correct), np.int64), clusters=people)
-    values = units.sums(np.column_stack([np.ones(len(correct)), correct]))
-    rng = np.random.default_rng(0)
-    sums = resampling.bootstrap_sums(values, units, 2000, rng)
-    accuracy, size = np.array([correct.mean()]), np.array([len(units.group)])
-    drawn = resampling.share_draws(sums[..., 1] / sums[..., 0], accuracy * size, size, rng)
-    (low,), (high,) = resampling.interval(accuracy, drawn)
-    return {"accuracy_ci95_identities": [float(low), float(high)]}
 
 
 def _notes(run: KFoldRun, scored: Sequence[int], people: np.ndarray | None) -> list[str]:

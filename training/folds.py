@@ -140,7 +140,7 @@ def plan_folds(
     labels = manifest["label"].to_numpy(str)
     strata = splits.strata_of(labels, [manifest[column].to_numpy(str) for column in columns], folds, tell)
     first, picture = different_pictures(dataset, rows)
-    people = _people_of_pictures(identities(dataset, rows), first, picture)
+    people = _people_of_pictures(scoring.identities(dataset, rows), first, picture)
     parts = []
     for number, test in enumerate(splits.k_folds(strata[first], folds, seed, people, tell)):
         rest = np.setdiff1d(np.arange(len(first)), test)
@@ -181,14 +181,6 @@ def _people_of_pictures(people: np.ndarray | None, first: np.ndarray, picture: n
     names = np.full(len(people), "", people.dtype)
     names[group[known]] = people[known]
     return names[group[first]]
-
-
-def identities(dataset: FaceDataset, rows: np.ndarray) -> np.ndarray | None:
-    """Who is on each row: str (n,), "" where not known; None where the data set knows nobody."""
-    if "identity" not in dataset.manifest.columns:
-        return None
-    people = dataset.manifest["identity"].to_numpy(str)[rows]
-    return people if (people != "").any() else None
 
 
 def start(
@@ -248,7 +240,7 @@ def start(
         plan = {
             "folds": folds,
             "stratify": ["label", *columns],
-            "identities": identities(dataset, rows) is not None,
+            "identities": scoring.identities(dataset, rows) is not None,
             "splits": list(use),
             "protocol": protocol,
             "n": len(rows),

@@ -98,7 +98,8 @@ def fit_one(
     """Train one model from `train`, watching `validation`, into `run`; goes on where an earlier call was killed.
 
     config: resolved settings. The run folder gets best.weights.h5, final.weights.h5, history.csv and metrics.json; best is
-    the epoch of lowest validation loss after epoch `best_after`, final the last one. Test rows are never seen here.
+    the epoch of lowest validation loss after epoch `best_after` (of two phases each gives its own, and that of lower loss counts:
+    a frozen phase may end before `best_after`), final the last one. Test rows are never seen here.
     features: backbone and features that trainings of the same settings and data share, such as the folds of a k-fold run;
     for an architecture with a backbone. Each training starts from the same weights all the same.
     A run that is finished, by now or before, stays as it is. Raises TrainingError where nothing is left to train on or the loss

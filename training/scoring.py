@@ -320,6 +320,35 @@ def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
     return notes
 
 
+def identities(dataset: FaceDataset, rows: np.ndarray) -> np.ndarray | None:
+    """Who is on each row: str (n,), "" where not known; None where the data set knows nobody."""
+    if "identity" not in dataset.manifest.columns:
+        return None
+    people = dataset.manifest["identity"].to_numpy(str)[rows]
+    return people if (people != "").any() else None
+
+
+def identities_interval(correct: np.ndarray, people: np.ndarray | None) -> dict[str, list[float]]:
+    """{"accuracy_ci95_identities": [low, high]}: an interval that draws persons whole, since faces of one person go together.
+
+    correct: bool (n,). people: of `identities`. Empty where nobody is known, or nobody has more than one face.
+    """
+    from fer_keras.evaluation import resampling
+
+    if people is None:
+        return {}
+    units = resampling.make_units(np.zeros(len(correct), np.int64), clusters=people)
+    if not units.identities:
+        return {}
+    values = units.sums(np.column_stack([np.ones(len(correct)), correct]))
+    rng = np.random.default_rng(0)
+    sums = resampling.bootstrap_sums(values, units, 2000, rng)
+    accuracy, size = np.array([correct.mean()]), np.array([len(units.group)])
+    drawn = resampling.share_draws(sums[..., 1] / sums[..., 0], accuracy * size, size, rng)
+    (low,), (high,) = resampling.interval(accuracy, drawn)
+    return {"accuracy_ci95_identities": [float(low), float(high)]}
+
+
 def rows_of(dataset: FaceDataset, splits: Iterable[str]) -> np.ndarray:
     """int64 rows of some splits of a data set, in their order, none of no split."""
     return np.concatenate([np.empty(0, np.int64), *(dataset.rows(split) for split in splits)])

@@ -271,7 +271,7 @@ def _is_ours(target: Path, run: RunFolder) -> bool:
 
 def figure_entry(entry: dict[str, Any], report: dict[str, Any], dataset_name: str) -> dict[str, Any]:
     """One line of figures for metadata and model card, with its protocol."""
-    keep = ("accuracy", "accuracy_ci95", "macro_f1", "ece", "ece_calibrated")
+    keep = ("accuracy", "accuracy_ci95", "accuracy_ci95_identities", "macro_f1", "ece", "ece_calibrated")
     return {
         "dataset": dataset_name,
         "split": report["split"],

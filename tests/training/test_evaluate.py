@@ -119,6 +119,33 @@ def test_exported_model_gives_one_entry_equal_to_the_best_of_its_run(trained, ev
     assert "84 test faces" in printed
 
 
+def test_where_persons_are_known_an_interval_draws_them_whole(trained, here, capsys):
+    """Persons of whom all faces are right or all wrong: the interval is that of so many persons, not of so many faces."""
+    shutil.copytree(trained.data, "people")
+    manifest = pd.read_csv("people/manifest.csv", keep_default_na=False)
+    command = ["--model", str(trained.exported), "--data", "people", "--json", "figures.json", "--out", "judged"]
+    assert main([*command]) == 0
+    assert "accuracy_ci95_identities" not in json.loads((here / "figures.json").read_text())["models"]["bands-cnn"]
+    table = pd.read_csv("judged/bands-cnn/predictions.csv")
+    right = dict(zip(table["row"], table["true"] == table["predicted"], strict=True))
+    numbers = {True: 0, False: 0}
+    people = []
+    for row in range(len(manifest)):
+        answer = bool(right.get(row, True))
+        people.append(f"{answer}-{numbers[answer] // 4}")
+        numbers[answer] += row in right
+    manifest.assign(identity=people).to_csv("people/manifest.csv", index=False)
+    assert main([*command]) == 0
+    entry = json.loads((here / "figures.json").read_text())["models"]["bands-cnn"]
+    low, high = entry["accuracy_ci95_identities"]
+    count, share = len({people[row] for row in right}), entry["accuracy"]
+    assert 0 < share < 1
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(share * (1 - share) / count), rel=0.25)
+    assert high - low > 1.5 * np.ptp(entry["accuracy_ci95"])
+    told = f"where persons are drawn, not faces, the 95% interval of its accuracy is {low:.3f} to {high:.3f}"
+    assert told in capsys.readouterr().out
+
+
 def test_several_models_are_keyed_by_name_and_weights(trained, here):
     argv = [
         "--run",

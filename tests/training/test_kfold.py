@@ -110,11 +110,11 @@ def test_copies_of_a_picture_are_on_one_side_with_all_whom_they_join(tmp_path, k
 
 
 def test_an_interval_over_persons_is_never_a_point():
-    from training.fold_report import _interval
+    from training.scoring import identities_interval
 
     people = np.repeat([f"p{index}" for index in range(10)], 3)
     for correct in (np.ones(30, bool), np.zeros(30, bool)):
-        low, high = _interval(correct, people)["accuracy_ci95_identities"]
+        low, high = identities_interval(correct, people)["accuracy_ci95_identities"]
         assert low <= correct.mean() <= high and 0.1 < high - low < 0.35  # as ten faces, of which all are right
 
 
