@@ -28,13 +28,13 @@ train() {
 }
 
 ensemble() {
-    local name="$1"
-    shift
+    local name="$1" data="$2"
+    shift 2
     if [ -f "$into/$name/metadata.json" ]; then
         echo "$into/$name is there"
     else
         rm -rf "runs/$into/$name" # an ensemble of what is trained already takes minutes: nothing of it is kept
-        python -m training.ensemble --data data/prepared/ferplus --mirror --combine mean --out "runs/$into/$name" \
+        python -m training.ensemble --data "data/prepared/$data" --mirror --combine mean --out "runs/$into/$name" \
             --export "$name" --saved-models "$into" --join "$@"
     fi
 }
@@ -50,11 +50,16 @@ average() {
 
 train ferplus-cnn-start
 train ferplus-cnn-longer
-ensemble ferplus-teacher "$into/ferplus-cnn-longer" "$into/ferplus-cnn-start"
+ensemble ferplus-teacher ferplus "$into/ferplus-cnn-longer" "$into/ferplus-cnn-start"
 train ferplus-cnn-robust
 average ferplus-cnn-mean ferplus-cnn-longer ferplus-cnn-robust
-ensemble ferplus-ensemble "$into/ferplus-cnn-start" "$into/ferplus-cnn-longer" "$into/ferplus-cnn-robust"
+ensemble ferplus-ensemble ferplus "$into/ferplus-cnn-start" "$into/ferplus-cnn-longer" "$into/ferplus-cnn-robust"
 train ferplus-cnn
+train fer2013-cnn-start
+train ferplus-cnn-wide
+train fer2013-cnn-wide
+ensemble fer2013-teacher fer2013 "$into/fer2013-cnn-start" "$into/fer2013-cnn-wide"
+train ferplus-cnn-wide2
 train fer2013-cnn
 [ -d data/prepared/drawn-seed1 ] ||
     python -m training.prepare --source synthetic --count 4000 --seed 1 --fractions 80,10,10 --out data/prepared/drawn-seed1
