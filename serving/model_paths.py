@@ -23,8 +23,9 @@ def find_default_model() -> Path:
             return folder / DEFAULT_MODEL
     others = ", ".join(_names()) or "nothing"
     raise ModelError(
-        f"the default model saved_models/{DEFAULT_MODEL} is not there (there is {others}); name another with --model, or make "
-        "one: python -m training.train --arch cnn --data DIR --export my-model"
+        f"the default model saved_models/{DEFAULT_MODEL} is not there (there is {others}); it comes with a clone of the project, "
+        "whose `pip install -e .` lets it be found from everywhere. Name another with --model, or make one: "
+        "python -m training.train --arch cnn --data DIR --export my-model"
     )
 
 
