@@ -23,7 +23,7 @@ import numpy as np
 from fer_keras import cli
 from fer_keras.data import targets
 from fer_keras.errors import ConfigError, DataError, FerError, TrainingError
-from fer_keras.files import write_json
+from fer_keras.files import may_be_replaced, write_json
 from fer_keras.models.ensemble import COMBINATIONS, common_labels
 from training import config, scoring, train
 from training.combining import FEWEST_FACES, FITTED, Member, Plan, choose_faces, combine_members, read_state
@@ -133,7 +133,7 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
     )
     train.check_export(settings)
     with folder_for(settings.out, "ensemble") as out:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not may_be_replaced(out):
             raise ConfigError(f"{out} exists already; choose another --out, or go on with it: --resume {out}")
         settings = dataclasses.replace(settings, out=str(out))
         paths = [str(member.path.resolve()) for member in joined]

@@ -26,7 +26,7 @@ from fer_keras.data import splits
 from fer_keras.data.dataset import SPLITS, FaceDataset
 from fer_keras.data.targets import select
 from fer_keras.errors import ConfigError, DataError, FerError, TrainingError
-from fer_keras.files import read_json, write_json, write_whole
+from fer_keras.files import may_be_replaced, read_json, write_json, write_whole
 from fer_keras.models.exported import git_revision
 from training import scoring
 from training.config import TrainConfig
@@ -203,7 +203,7 @@ def start(
     from training.distillation import notes_on_seen
     from training.train import model_spec
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not may_be_replaced(out):
         raise FerError(f"{out} exists already; choose another --out, or go on with it: --resume {out}")
     rows = np.sort(np.concatenate([dataset.rows(split) for split in use]))
     if not len(rows):

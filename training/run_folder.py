@@ -27,7 +27,7 @@ import numpy as np
 
 from fer_keras.data.dataset import FaceDataset, same_data
 from fer_keras.errors import DataError, FerError
-from fer_keras.files import numbered, read_json, write_json
+from fer_keras.files import may_be_replaced, numbered, read_json, write_json
 from fer_keras.models.exported import git_revision
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class RunFolder:
 
         folder = Path(path)
         taken = f"{folder} exists already; choose another --out, or go on with it: --resume {folder}"
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not may_be_replaced(folder):
             raise FerError(taken)
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
