@@ -5,39 +5,54 @@
 
 Each way is trained on so many faces a class (or as many as there are) of the data set's training part, a fifth of which chooses
 the best epoch, with several seeds that also draw the faces; smaller sets are part of the larger. All are judged on the whole test
-part by balanced accuracy, the mean of the recalls, since classes may be of very different size there. The interval is of 2,000
-bootstrap repeats over test faces within their class and over seeds. Given again, it goes on where it was stopped.
+part by balanced accuracy, the mean of the recalls, since classes may be of very different size there. The interval is that of
+the mean over seeds: a bootstrap of 2,000 repeats over the test's identities (faces, where none are known) within their class, and
+Student's t over seeds. Given again, it goes on where it was stopped.
 """
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from fer_keras.cli import CommandParser, positive_int, run, words
+from fer_keras.data.dataset import FaceDataset
 
-def main() -> None:
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Train what is not trained yet; print the table and write transfer.csv and transfer.png."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog="python -m benchmarks.transfer", description=__doc__)
     parser.add_argument("--data", required=True, help="prepared data set with the classes wanted")
     parser.add_argument("--arch", default="cnn")
     parser.add_argument("--weights", default="ferplus-cnn", help="exported model to start from")
-    parser.add_argument("--per-class", default="25,100,400", help="faces a class, training and validation together")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
+    sizes = "faces a class, training and validation together"
+    parser.add_argument("--per-class", type=_sizes, default="25,100,400", help=sizes)
+    parser.add_argument("--seeds", type=positive_int, default=3)
+    parser.add_argument("--epochs", type=positive_int, default=20)
     parser.add_argument("--out", default="runs/transfer")
-    args = parser.parse_args()
+    return run(_command, parser, argv)
 
+
+def _sizes(text: str) -> list[int]:
+    sizes = [positive_int(word) for word in words(text)]
+    if min(sizes) < 2:
+        raise argparse.ArgumentTypeError(f"one face to train with and one to validate with are the fewest, got {text!r}")
+    return sizes
+
+
+def _command(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from fer_keras.data.dataset import FaceDataset
+    from fer_keras.evaluation import resampling
+    from fer_keras.evaluation.repeated import drawn_text, judge_repeated
     from training import variants
     from training.config import TrainConfig
 
     dataset, out = FaceDataset.load(args.data), Path(args.out)
     base = TrainConfig(data=args.data, arch=args.arch, epochs=args.epochs, batch_size=32, tensorboard=False)
     ways = ways_of(base, args.weights)
-    sizes = [int(size) for size in args.per_class.split(",")]
     planned = {
         (way, size): [
             variants.Variant(
@@ -48,22 +63,21 @@ def main() -> None:
             for seed in range(args.seeds)
         ]
         for way, settings in ways.items()
-        for size in sizes
+        for size in args.per_class
     }
-    flat = [variant for each in planned.values() for variant in each]
-    runs = variants.train_variants(flat, dataset, out)
+    runs = iter(variants.train_variants([variant for each in planned.values() for variant in each], dataset, out))
     faces, notes = variants.judged_faces(dataset, None, ways.values())
-    judged = variants.judge([[run] for run in runs], faces, faces.true_names)
-    lines = []
-    for (way, size), each in planned.items():
-        predicted = np.array([judged.predicted[variant.name] for variant in each])
-        mean, low, high = balanced_accuracy(predicted == faces.truth, faces.truth)
-        used = sum(len(rows) for rows in each[0].rows.values())  # the same for every seed
-        lines.append({"way": way, "faces a class": size, "faces": used, "balanced accuracy": mean, "low": low, "high": high})
-    table = pd.DataFrame(lines)
+    judged = variants.judge([[next(runs) for _ in each] for each in planned.values()], faces, faces.true_names)
+    found = judge_repeated(judged.correct, judged.groups, clusters=judged.clusters, min_n=1)
+    means, draws = found.means.mean(axis=-1), found.draws.mean(axis=-1)  # of recalls: balanced accuracy
+    low, high = resampling.interval(means, draws)
+    used = [sum(len(rows) for rows in each[0].rows.values()) for each in planned.values()]  # the same for every seed
+    table = pd.DataFrame(list(planned), columns=["way", "faces a class"])
+    table = table.assign(faces=used, **{"balanced accuracy": means, "low": low, "high": high})
     table.to_csv(out / "transfer.csv", index=False, float_format="%.4f")
     plot(table, len(faces.rows), out / "transfer.png")
-    print(f"{len(faces.rows)} {faces.split} faces of {dataset.name}, {args.seeds} seeds", *notes, sep="\n")
+    over = drawn_text(found.units, args.seeds)
+    print(f"{len(faces.rows)} {faces.split} faces of {dataset.name}, intervals over {over}", *notes, sep="\n")
     print(table.to_string(index=False, float_format="{:.3f}".format))
 
 
@@ -96,17 +110,6 @@ def few(dataset, size: int, seed: int) -> dict[str, np.ndarray]:
     return {name: np.sort(np.concatenate(some)) for name, some in parts.items()}
 
 
-def balanced_accuracy(correct: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
-    """Mean over seeds and its interval. correct: bool (seeds, n)."""
-    rng, classes = np.random.default_rng(0), [np.flatnonzero(truth == label) for label in np.unique(truth)]
-    repeats = []
-    for _ in range(2000):
-        seeds = correct[rng.integers(0, len(correct), len(correct))]
-        repeats.append(np.mean([seeds[:, rng.choice(some, len(some))].mean() for some in classes]))
-    mean = np.mean([correct[:, some].mean() for some in classes])
-    return float(mean), *(float(edge) for edge in np.quantile(repeats, (0.025, 0.975)))
-
-
 def plot(table, count: int, path: Path) -> None:
     """Balanced accuracy against faces a class, a line a way, with intervals."""
     from fer_keras.evaluation import plots
@@ -125,4 +128,4 @@ def plot(table, count: int, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
