@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "fer_keras" / "__init__.py").read_text(encoding="utf-8")).group(1)
+#: What saved_models/ ships; models of one's own beside them are not packed.
+MODELS = ("fer2013-cnn", "ferplus-cnn", "ferplus-densenet121", "ferplus-ensemble")
 
 setup(
     name="fer_keras",
@@ -14,8 +16,16 @@ setup(
     description="Facial expression recognition with TensorFlow/Keras: prepare, train, audit, export, stream",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    packages=find_packages(include=["fer_keras", "fer_keras.*", "training", "training.*", "serving", "serving.*"]),
-    package_data={"training": ["configs/*"], "serving": ["templates/*", "static/*"]},
+    packages=[
+        *find_packages(include=["fer_keras", "fer_keras.*", "training", "training.*", "serving", "serving.*"]),
+        "fer_keras.saved_models",
+    ],
+    package_dir={"fer_keras.saved_models": "saved_models"},  # so that the models come with an install that leaves the clone
+    package_data={
+        "training": ["configs/*"],
+        "serving": ["templates/*", "static/*"],
+        "fer_keras.saved_models": [f"{name}/**" for name in MODELS],
+    },
     python_requires=">=3.10,<3.14",  # the Pythons that TensorFlow 2.21 has wheels for
     install_requires=[
         "tensorflow>=2.18,<2.23",  # from 2.18 on built for NumPy 2; a minor release may change what a seed gives

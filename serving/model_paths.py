@@ -12,7 +12,7 @@ from fer_keras.models.transfer import SHIPPED_MODELS
 
 #: The model that is used where none is named: the one trained on real faces.
 DEFAULT_MODEL = "ferplus-cnn"
-#: Where models are looked for by name: where the command runs, then beside the package.
+#: Where models are looked for by name: where the command runs, then what is shipped.
 SAVED_MODELS = (Path("saved_models"), SHIPPED_MODELS)
 
 
@@ -23,8 +23,8 @@ def find_default_model() -> Path:
             return folder / DEFAULT_MODEL
     others = ", ".join(_names()) or "nothing"
     raise ModelError(
-        f"the default model saved_models/{DEFAULT_MODEL} is not there (there is {others}); it comes with a clone of the project, "
-        "whose `pip install -e .` lets it be found from everywhere. Name another with --model, or make one: "
+        f"the default model saved_models/{DEFAULT_MODEL} is not there (there is {others}), though it comes with the project: "
+        "install that anew, name another model with --model, or make one: "
         "python -m training.train --arch cnn --data DIR --export my-model"
     )
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 _LAST_LAYER = 2
 
 
-#: The models that come with the repository; where exports go (--saved-models) may be another folder.
-SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "saved_models"
+_INSTALLED = Path(__file__).resolve().parents[1] / "saved_models"
+#: The models that come with the project: those that setup.py put into the package where it was installed without its clone, else
+#: those of the clone. Where exports go (--saved-models) may be another folder.
+SHIPPED_MODELS = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "saved_models"
 
 
 def model_folders(saved_models_dir: str | os.PathLike) -> tuple[Path, ...]:
