@@ -517,5 +517,6 @@ def openapi() -> Response:
             detectors=DETECTORS,
             max_batch=MAX_BATCH,
             token=running.config.token is not None,
+            root=request.script_root,
         )
     )

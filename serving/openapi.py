@@ -26,9 +26,12 @@ _EVERYWHERE = (401, 403, 405, 421, 500, 503)
 
 
 def describe(
-    *, models: Sequence[str], sources: Sequence[str], detectors: Sequence[str], max_batch: int, token: bool
+    *, models: Sequence[str], sources: Sequence[str], detectors: Sequence[str], max_batch: int, token: bool, root: str = ""
 ) -> dict[str, Any]:
-    """The description, with what this server has: its models, sources and detectors, and whether it wants a token."""
+    """The description, with what this server has: its models, sources and detectors, and whether it wants a token.
+
+    root: the path that a proxy serves it under, such as "/fer".
+    """
     model, detector, source = ({"type": "string", "enum": list(names)} for names in (models, detectors, sources))
     faces = {
         "type": "string",
@@ -145,6 +148,8 @@ def describe(
         "paths": paths,
         "components": answers,
     }
+    if root:
+        described["servers"] = [{"url": root}]
     if token:
         answers["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         described["security"] = [{"token": []}]

@@ -115,7 +115,7 @@ def video_on_disk(stream: IO[bytes], max_bytes: int) -> Iterator[Path]:
         raise RequestError(422, "the video is empty; expected the bytes of a video file")
     suffix = video_suffix(start)
     if suffix is None:
-        raise RequestError(415, "this is not a video that is read here; expected MP4, WebM, MKV or AVI")
+        raise RequestError(415, "this is not a video that is read here; expected MP4, MOV, WebM, MKV or AVI")
     with tempfile.TemporaryDirectory(prefix="fer-keras-") as folder:
         path = Path(folder) / f"upload{suffix}"
         with path.open("wb") as file:

@@ -10,6 +10,7 @@ const boxes = byId("upload-boxes");
 const csv = byId("upload-csv");
 let stop = null; // of what is being analysed now
 let frames = []; // of the video that is shown
+let draw = null; // the picture that is shown, with its boxes
 const toPlay = "Play it to see the boxes.";
 const notPlayed = "This browser can't play it; the chart and the CSV have the results.";
 
@@ -19,6 +20,7 @@ function reset() {
   stop?.abort();
   stop = new AbortController();
   frames = [];
+  draw = null;
   for (const link of [csv.href, video.src]) if (link?.startsWith("blob:")) URL.revokeObjectURL(link);
   video.removeAttribute("src");
   for (const part of [image, video, boxes, csv, byId("upload-screen"), byId("upload-timeline"), byId("upload-progress"), byId("upload-stop"), byId("upload-heading")]) part.hidden = true;
@@ -64,9 +66,12 @@ async function analyseImage(file, signal) {
   image.height = bitmap.height;
   // Before the boxes are drawn, whose letters are as large as the picture's width on the page wants them.
   image.hidden = byId("upload-screen").hidden = byId("upload-heading").hidden = false;
-  const context = image.getContext("2d");
-  context.drawImage(bitmap, 0, 0);
-  drawBoxes(context, answer.faces, answer.model, bitmap.width / answer.width);
+  draw = () => {
+    const context = image.getContext("2d");
+    context.drawImage(bitmap, 0, 0);
+    drawBoxes(context, answer.faces, answer.model, bitmap.width / answer.width);
+  };
+  draw();
   byId("upload-heading").textContent = "Faces";
   people.show(answer.faces, answer.model);
   const count = answer.faces.length;
@@ -110,6 +115,9 @@ async function analyseVideo(file, signal) {
   timeline.draw();
   giveCsv(frames);
 }
+
+// Letters keep their size on the page when the picture there gets another, as with the window.
+new ResizeObserver(() => draw?.()).observe(image);
 
 // Browsers play fewer formats than the server reads, such as no AVI.
 video.addEventListener("error", () => {
