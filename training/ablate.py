@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,7 @@ def ablate(
             for index, name in enumerate(names)
         },
         "differences": {name: line[0] for name, line in zip(names[1:], differences, strict=True)},
-        "notes": [*notes, seeds_note(seeds)],
+        "notes": [*notes, seeds_note(seeds, found.units)],
         "settings": settings.to_dict(),
         "out": str(out),
     }
@@ -108,7 +109,15 @@ def ablate(
 
 
 def _folder(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
+    """A name as part of a folder's: its letters, marks and digits of every script, and hyphens for all between them."""
+    name = unicodedata.normalize("NFC", name)
+    kept = "".join(each if each == "." or unicodedata.category(each)[0] in "LMN" else "-" for each in name)
+    return re.sub("-+", "-", kept).strip("-.")
+
+
+def _same_folder(name: str, other: str) -> bool:
+    """Whether two names lead to one folder, be it only where a file system does not tell capitals from small letters."""
+    return _folder(name).casefold() == _folder(other).casefold()
 
 
 def _changes(settings: TrainConfig, changed: TrainConfig) -> dict[str, Any]:
@@ -131,13 +140,13 @@ def parse_variation(text: str, settings: TrainConfig) -> tuple[str, TrainConfig]
 
     settings: not resolved, so that what follows from a changed setting changes too.
     """
-    import yaml
-
     name, colon, rest = (part.strip() for part in text.partition(":"))
     pairs = [pair.partition("=") for pair in rest.split()]
-    if not colon or not _folder(name) or not pairs or not all(key and sign for key, sign, _ in pairs):
+    if not colon or not name or not pairs or not all(key and sign for key, sign, _ in pairs):
         raise ConfigError(f"--vary takes 'NAME: SETTING=VALUE ...', such as 'no flip: flip=false', got {text!r}")
-    changes = {key.replace("-", "_"): yaml.safe_load(value) for key, _, value in pairs}
+    if not _folder(name):
+        raise ConfigError(f"--vary {name!r}: a name needs a letter or a digit, for the folders of its runs are called by it")
+    changes = {key.replace("-", "_"): config.read_value(value, f"--vary {name!r}: {key}") for key, _, value in pairs}
     if own := [key for key in changes if key in (*variants.OWN_SETTINGS, "data", "seed")]:
         raise ConfigError(f"--vary {name!r} can't change {own[0]}, which all trainings share")
     changed = TrainConfig.from_dict({**settings.to_dict(), **changes}, origin=f"--vary {name!r}").resolved()
@@ -247,7 +256,7 @@ def _command(args: argparse.Namespace) -> int:
     varied: dict[str, TrainConfig] = {}
     for text in args.vary:
         name, changed = parse_variation(text, settings)
-        if _folder(name) in map(_folder, (BASE, MIRROR, *varied)):
+        if any(_same_folder(name, other) for other in (BASE, MIRROR, *varied)):
             raise ConfigError(f"--vary {name!r}: there is one of that name; give each its own")
         varied[name] = changed
     config.refuse_idle(config.given_settings(args), settings, *varied.values())

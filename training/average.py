@@ -10,8 +10,11 @@ compare it with its members, `python -m training.compare`. (Wortsman et al. 2022
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,21 +22,26 @@ import numpy as np
 
 from fer_keras import cli
 from fer_keras.errors import ConfigError, FerError
+from fer_keras.files import folder_to_write, may_be_replaced, replace_folder
 
 if TYPE_CHECKING:
+    from training.config import TrainConfig
     from training.run_folder import RunFolder
 
 
-def average(runs: Sequence[RunFolder], out: Path) -> RunFolder:
-    """A new, finished run folder with the mean of the best weights of runs.
+def average(runs: Sequence[RunFolder], settings: TrainConfig, out: Path) -> RunFolder:
+    """A new, finished run folder with the mean of the best weights of runs, whole or not at all.
 
-    It trained on all that they trained on, and is validated on what was validation to all. Raises ConfigError where the runs do
-    not go together, FerError where one is not finished or `out` is there.
+    settings: what it records as its own. It trained on all that the runs trained on, and is validated on what was validation to
+    all. Raises ConfigError where the runs do not go together, FerError where one is not finished or `out` is there, ModelError
+    where weights can't be read.
     """
     from fer_keras.data.dataset import same_data
-    from training.backend import save_weights
-    from training.run_folder import RunFolder
+    from training.run_folder import WHICH, RunFolder
 
+    taken = f"{out} exists already; choose another --out"
+    if not may_be_replaced(out):
+        raise FerError(taken)
     first = runs[0]
     datasets = [run.dataset() for run in runs]
     for run, dataset in zip(runs, datasets, strict=True):
@@ -54,15 +62,34 @@ def average(runs: Sequence[RunFolder], out: Path) -> RunFolder:
         raise ConfigError(
             "each of the validation faces of one of these runs was used to train another; nothing is left to judge by"
         )
-    # The last one's settings, as the one that was trained on; what it started from says that it has a past.
-    made = RunFolder.create(out, runs[-1].config, first.spec, datasets[0], {"train": train, "validation": validation})
     model, *others = (run.load_model("best") for run in runs)
     members = [member.get_weights() for member in (model, *others)]
     model.set_weights([np.mean(each, axis=0) for each in zip(*members, strict=True)])
-    for which in ("best", "final"):
-        save_weights(model, made.path / f"{which}.weights.h5")
-    made.update_metrics(mean_of=[run.name for run in runs], n_train=len(train), n_validation=len(validation))
-    return made
+    settings = dataclasses.replace(settings, out=str(out))
+    try:
+        with _whole(out) as folder:
+            made = RunFolder.create(
+                folder, settings.to_dict(), first.spec, datasets[0], {"train": train, "validation": validation}
+            )
+            for which in WHICH:
+                model.save_weights(folder / f"{which}.weights.h5")
+            made.update_metrics(mean_of=[run.name for run in runs], n_train=len(train), n_validation=len(validation))
+    except FileExistsError:
+        raise FerError(taken) from None  # another process took the name meanwhile
+    return RunFolder.open(out)
+
+
+@contextlib.contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A folder beside `out`, which takes its name when the block ends: half a mean would pass for a training to go on with."""
+    target = folder_to_write(out)
+    building = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        yield building
+        replace_folder(building, target, overwrite=False)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def build_parser() -> cli.CommandParser:
@@ -89,6 +116,7 @@ def _command(args: argparse.Namespace) -> int:
     if len({Path(path).resolve() for path in args.runs}) < 2:
         raise ConfigError("a mean needs two different runs or more")
     runs = [RunFolder.open(path) for path in args.runs]
+    # The last one's, as the one that was trained on; what it started from says that it has a past.
     settings = TrainConfig.from_dict(runs[-1].config, origin=str(runs[-1].path / "config.json"))
     settings = dataclasses.replace(
         settings, export=args.export, overwrite=args.overwrite, saved_models=args.saved_models, out=None
@@ -96,7 +124,7 @@ def _command(args: argparse.Namespace) -> int:
     check_export(settings)
     cli.import_tensorflow()
     with folder_for(args.out, "mean") as out:
-        made = average(runs, out)
+        made = average(runs, settings, out)
     print(f"Run folder: {made.path}")
     print(f"Exported: {finish_run(made, settings, made.dataset())}")
     return 0

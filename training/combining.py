@@ -129,10 +129,10 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
     notes, seen = [], [np.empty(0, np.int64)]
     for member in members:
         rows, source = _learnt_from(member, dataset)
-        if rows is not None:
+        if rows is None:
+            notes.append(scoring.other_data_note(member.name, source))
+        else:
             seen.append(rows)
-            continue
-        notes.append(f"{member.name} was trained on other data ({source}); whether some of these faces were in it is not checked")
     trained = np.unique(np.concatenate(seen))
     labelled = {split: targets.select(dataset, dataset.rows(split), protocol) for split in ("validation", "test")}
     unseen, left_out = {}, {}
@@ -167,16 +167,7 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
 
 
 def _learnt_from(member: Member, dataset: FaceDataset) -> tuple[np.ndarray | None, object]:
-    """int64 rows of the data set that a member learnt from, None where that was other data; and what its data is called."""
-    from fer_keras.models.exported import read_metadata
-
-    if member.is_run:
-        run = scoring.open_run(member.path)
-        if scoring.is_own(run, dataset):
-            return run.rows("train"), dataset.name  # whatever it was called then
-        return None, run.provenance["dataset"].get("name")
-    about = read_metadata(member.path)["trained_on"]
-    return scoring.rows_seen(about, dataset), about.get("name") if isinstance(about, Mapping) else about
+    return scoring.rows_learnt(scoring.open_run(member.path) if member.is_run else member.path, dataset)
 
 
 def _halves(truth: np.ndarray, seed: int) -> np.ndarray:
@@ -337,12 +328,13 @@ def _figures(
     import pandas as pd
 
     from fer_keras.evaluation.calibration import expected_calibration_error
-    from fer_keras.evaluation.classification import accuracy_difference_interval, classification_metrics
+    from fer_keras.evaluation.classification import classification_metrics
+    from fer_keras.evaluation.paired import accuracy_difference_interval, mcnemar, persons_note
     from fer_keras.evaluation.report import column_names
     from fer_keras.evaluation.resampling import holm
     from fer_keras.inference import ensemble
-    from training.compare import mcnemar
 
+    people = scoring.identities(dataset, faces.rows)
     truth, count = faces.truth, len(members)
     singles = [classification_metrics(truth, one, labels) for one in answers.single]
     right = [one.argmax(axis=1) == truth for one in answers.single]
@@ -355,8 +347,8 @@ def _figures(
             **classification_metrics(truth, probabilities, labels),
             "ece_calibrated": None if calibrated is None else expected_calibration_error(calibrated, truth),
             "gain_over_best": float(correct.mean() - right[best].mean()),
-            "gain_over_best_ci95": list(accuracy_difference_interval(right[best], correct)),
-            **{f"mcnemar_{key}": value for key, value in mcnemar(right[best], correct).items()},
+            "gain_over_best_ci95": list(accuracy_difference_interval(right[best], correct, people)),
+            **{f"mcnemar_{key}": value for key, value in mcnemar(right[best], correct, people).items()},
         }
     for entry, corrected in zip(ways.values(), holm([entry["mcnemar_p"] for entry in ways.values()]), strict=True):
         entry["mcnemar_p_holm"] = corrected
@@ -376,10 +368,10 @@ def _figures(
                 **{key: singles[index][key] for key in ("accuracy", "accuracy_ci95", "macro_f1", "log_loss", "ece")},
                 "weights": {how: float(shares[index]) for how, shares in weights.items() if shares is not None},
                 "gain": float(correct.mean() - without.mean()),
-                "gain_ci95": list(accuracy_difference_interval(without, correct)),
+                "gain_ci95": list(accuracy_difference_interval(without, correct, people)),
             }
         )
-    notes = list(faces.notes)
+    notes = [*faces.notes, *persons_note(people)]
     if any((member.spec.image_size, member.spec.channels) != input_of([one.spec for one in members]) for member in members):
         notes.append("members take pictures of different size or colour; the ensemble takes the largest and fits them inside")
     if plan.mirror:

@@ -13,6 +13,7 @@ import numpy as np
 from fer_keras.cli import CommandParser, run
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError
+from fer_keras.evaluation.paired import mcnemar, persons_note
 from fer_keras.evaluation.resampling import holm
 from fer_keras.files import write_json
 from training import scoring
@@ -23,21 +24,6 @@ if TYPE_CHECKING:
 
 SIGNIFICANT = 0.05
 NO_DIFFERENCE = "no difference shown"
-
-
-def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> dict[str, Any]:
-    """Exact McNemar test of two models on the same faces: bool (n,) each, whether a face was named right.
-
-    Returns {"only_first", "only_second", "p"}: how many faces one alone named right, and the two-sided binomial p-value of
-    so uneven a division, 1.0 where they are never apart.
-    """
-    from scipy.stats import binomtest
-
-    only_first = int((first_correct & ~second_correct).sum())
-    only_second = int((~first_correct & second_correct).sum())
-    apart = only_first + only_second
-    p = float(binomtest(only_first, apart, 0.5).pvalue) if apart else 1.0
-    return {"only_first": only_first, "only_second": only_second, "p": p}
 
 
 def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -57,8 +43,9 @@ def compare(
     """Score models on the same faces and test each pair.
 
     Returns {"protocol", "split", "n", "data", "notes", "models": {key: {accuracy, accuracy_ci95, macro_f1, ece, log_loss,
-    parameters}}, "pairs": [{first, second, accuracy_difference, only_first, only_second, p, p_holm, verdict}],
-    "settings": {name: {run: value}}}. Raises ConfigError for fewer than two models or where their faces differ.
+    parameters, and where some persons have several faces accuracy_ci95_identities}}, "pairs": [{first, second,
+    accuracy_difference, only_first, only_second, p, p_holm, verdict}], "settings": {name: {run: value}}}. Raises ConfigError
+    for fewer than two models or where their faces differ.
     """
     from fer_keras.evaluation.classification import classification_metrics
 
@@ -67,6 +54,8 @@ def compare(
     faces = scoring.choose_faces(models, dataset, split, protocol)
     truths = [scoring.label_positions(model, faces) for model in models]
     notes = [*scoring.face_notes(faces, split), *(note for model in models for note in scoring.fit_notes(model, faces))]
+    people = scoring.identities(dataset, faces.rows)
+    notes += persons_note(people)
     correct: dict[str, np.ndarray] = {}
     entries: dict[str, dict[str, Any]] = {}
     for model, truth in zip(models, truths, strict=True):
@@ -74,13 +63,13 @@ def compare(
         figures = classification_metrics(truth, probabilities, model.labels)
         correct[model.key] = probabilities.argmax(axis=1) == truth
         wanted = ("accuracy", "accuracy_ci95", "macro_f1", "ece", "log_loss")
-        entries[model.key] = {**{name: figures[name] for name in wanted}, "parameters": model.parameters}
+        over_people = scoring.identities_interval(correct[model.key], people)
+        entries[model.key] = {**{name: figures[name] for name in wanted}, **over_people, "parameters": model.parameters}
     pairs = []
     for first, second in combinations(entries, 2):
         difference = entries[second]["accuracy"] - entries[first]["accuracy"]
-        pairs.append(
-            {"first": first, "second": second, "accuracy_difference": difference, **mcnemar(correct[first], correct[second])}
-        )
+        test = mcnemar(correct[first], correct[second], people)
+        pairs.append({"first": first, "second": second, "accuracy_difference": difference, **test})
     for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         better = pair["second"] if pair["accuracy_difference"] > 0 else pair["first"]
         pair["p_holm"] = float(corrected)
@@ -111,7 +100,7 @@ def comparison_text(result: Mapping[str, Any]) -> str:
                 {
                     "model": key,
                     "accuracy": f"{entry['accuracy']:.3f}",
-                    "95% interval": "{:.3f} to {:.3f}".format(*entry["accuracy_ci95"]),
+                    "95% interval": "{:.3f} to {:.3f}".format(*entry.get("accuracy_ci95_identities", entry["accuracy_ci95"])),
                     "macro F1": f"{entry['macro_f1']:.3f}",
                     "ECE": f"{entry['ece']:.3f}",
                     "parameters": f"{entry['parameters']:,}",
@@ -137,7 +126,9 @@ def comparison_text(result: Mapping[str, Any]) -> str:
         }
         for pair in result["pairs"]
     ]
-    parts.append("paired exact McNemar tests\n" + _table(pairs))
+    over_people = any("accuracy_ci95_identities" in entry for entry in result["models"].values())
+    tests = "paired tests, whole persons exchanged" if over_people else "paired exact McNemar tests"
+    parts.append(f"{tests}\n" + _table(pairs))
     if result["notes"]:
         parts.append("\n".join(f"note: {note}" for note in result["notes"]))
     return "\n\n".join(parts)

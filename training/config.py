@@ -419,17 +419,25 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def from_arguments(args: argparse.Namespace, config_file: str | None) -> TrainConfig:
-    """Settings from a parsed command line and a config file; the command line wins."""
+def read_value(text: str, name: str) -> Any:
+    """A value as a config file would hold it. Raises ConfigError, which tells the name, where it is no YAML."""
     import yaml
 
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name} can't be {text!r}: {' '.join(str(error).split())}") from error
+
+
+def from_arguments(args: argparse.Namespace, config_file: str | None) -> TrainConfig:
+    """Settings from a parsed command line and a config file; the command line wins."""
     names = {item.name for item in dataclasses.fields(TrainConfig)}
     flags = {name: value for name, value in vars(args).items() if name in names}
     if "options" in flags:
         pairs = [text.partition("=") for text in flags["options"]]
         if bad := [key for key, sign, _ in pairs if not sign]:
             raise ConfigError(f"--option takes KEY=VALUE, got {bad[0]!r}")
-        flags["options"] = {key: yaml.safe_load(value) for key, _, value in pairs}
+        flags["options"] = {key: read_value(value, f"--option {key}") for key, _, value in pairs}
     from_file = read_config_file(config_file) if config_file else {}
     base = TrainConfig.from_dict(from_file, origin=str(config_file)).to_dict()
     if "epochs" in flags:  # those of each phase, so they win over the file's; a phase that the file leaves out stays out

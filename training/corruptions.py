@@ -34,7 +34,8 @@ CLEAN = "none"
 def parse_corruptions(words: Sequence[str]) -> dict[str, tuple[float, ...]]:
     """Kinds and their levels from words such as "blur", "small=36", "24": a number belongs to the kind before it.
 
-    No word at all is every kind at its usual levels. Raises ConfigError for what is no kind, no number, or out of range.
+    No word at all is every kind at its usual levels. Raises ConfigError for what is no kind, no number, out of range,
+    or named twice.
     """
     chosen: dict[str, list[float]] = {}
     kind = ""
@@ -50,6 +51,8 @@ def parse_corruptions(words: Sequence[str]) -> dict[str, tuple[float, ...]]:
             raise ConfigError(f"can't read {word!r}; expected NAME or NAME=LEVEL,LEVEL with NAME one of {', '.join(CORRUPTIONS)}")
         if level:
             check(kind, float(level))
+            if float(level) in chosen[kind]:
+                raise ConfigError(f"--corruptions names {kind}={float(level):g} twice")
             chosen[kind].append(float(level))
     chosen = chosen or {kind: [] for kind in CORRUPTIONS}
     return {kind: tuple(levels) or CORRUPTIONS[kind].levels for kind, levels in chosen.items()}
@@ -77,11 +80,13 @@ def judge(
     accuracy_ci95, macro_f1, difference, difference_ci95}]}}; the first entry of a model is of the untouched faces
     (corruption "none", no level, no difference).
     """
-    from fer_keras.evaluation.classification import accuracy_difference_interval, classification_metrics
+    from fer_keras.evaluation.classification import classification_metrics
+    from fer_keras.evaluation.paired import accuracy_difference_interval, persons_note
 
-    dataset = faces.dataset
+    dataset, people = faces.dataset, scoring.identities(faces.dataset, faces.rows)
     truths = [scoring.label_positions(model, faces) for model in models]  # before anything is computed: these may not fit
     notes = [*scoring.face_notes(faces, split), *(note for model in models for note in scoring.fit_notes(model, faces))]
+    notes += persons_note(people)
     notes += [
         f"small {level:g} changes nothing: faces of {dataset.name} are {dataset.image_size} pixels"
         for level in corruptions.get("small", ())
@@ -109,7 +114,7 @@ def judge(
                 clean[model.key] = correct
             else:
                 entry["difference"] = float(correct.mean() - clean[model.key].mean())
-                entry["difference_ci95"] = list(accuracy_difference_interval(clean[model.key], correct))
+                entry["difference_ci95"] = list(accuracy_difference_interval(clean[model.key], correct, people))
             scored[model.key].append(entry)
     return {
         "protocol": faces.protocol,
@@ -190,9 +195,10 @@ def write(result: Mapping[str, Any], out: Path) -> None:
     picture = save_png(plot_corruptions(result["models"]), out / "corruptions.png")
     introduction = (
         f"{result['n']} {result['split']} faces of {result['data']['name']}, protocol {result['protocol']}; every model sees the "
-        f"same corrupted faces (seed {result['seed']}). Intervals at 95%: Wilson's for accuracy, Newcombe's for paired faces for "
-        "the difference to the same faces as they are. Only the crops are at hand: where a turned or shifted face shows what was "
-        "outside, the pixels at the border are repeated."
+        f"same corrupted faces (seed {result['seed']}). Intervals at 95%: Wilson's for accuracy; for the difference to the "
+        "same faces as they are Newcombe's for paired faces, or where some persons have several faces a bootstrap over persons. "
+        "Only the crops are at hand: where a turned or shifted face shows what was outside, the pixels at the border are "
+        "repeated."
     )
     body = report.paragraph_html(introduction) + report.table_html(summary_frame(result))
     body += report.image_html(picture, "accuracy against the level of each corruption")

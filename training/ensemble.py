@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from fer_keras.data.dataset import FaceDataset
 
 MEMBERS = 8
+#: Settings that count where nothing is trained.
+WITHOUT_TRAINING = ("data", "seed", "out", "export", "overwrite", "saved_models")
 
 
 def build_parser() -> cli.CommandParser:
@@ -90,7 +92,7 @@ def _command(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"Go on with python -m training.ensemble --resume {out}", file=sys.stderr)
         raise
-    except FerError:
+    except Exception:
         if not args.resume and not any(out.glob("member-*")):
             shutil.rmtree(out)  # this call made it, and nothing was trained: there is nothing to go on with
         raise
@@ -103,7 +105,7 @@ def _command(args: argparse.Namespace) -> int:
 
 def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
     """A checked plan, written to its new folder, and the data set."""
-    from training.run_folder import folder_for
+    from training.run_folder import folder_for, taken
 
     count = args.members if args.members is not None else (0 if args.join else MEMBERS)
     if not 0 <= count <= 999:
@@ -112,11 +114,12 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
     if count + len(joined) < 2:
         has = f"{len(joined)} joined and {count} to train"
         raise ConfigError(f"an ensemble needs two models or more, got {has}; give --members, or more paths to --join")
+    given = config.given_settings(args)
     from_file = config.read_config_file(args.config) if args.config else {}
     if "arch" not in vars(args) and "arch" not in from_file:
         args.arch = "random_cnn"
     settings = config.from_arguments(args, args.config)
-    config.refuse_idle(config.given_settings(args), settings)
+    _refuse_idle(given, settings, count)
     runs = [scoring.open_run(member.path) for member in joined if member.is_run]
     if not count or (runs and not settings.data):
         dataset = scoring.common_dataset(runs, settings.data)
@@ -134,7 +137,7 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
     train.check_export(settings)
     with folder_for(settings.out, "ensemble") as out:
         if not may_be_replaced(out):
-            raise ConfigError(f"{out} exists already; choose another --out, or go on with it: --resume {out}")
+            raise ConfigError(taken(out, "ensemble.json"))
         settings = dataclasses.replace(settings, out=str(out))
         paths = [str(member.path.resolve()) for member in joined]
         data = str(dataset.path.resolve())
@@ -144,6 +147,13 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
         description = {**dataclasses.asdict(plan), "fingerprint": dataset.fingerprint, "failed": {}}
         write_json(out / "ensemble.json", description)
     return out, plan, dataset
+
+
+def _refuse_idle(given: Sequence[str], settings: TrainConfig, count: int) -> None:
+    """Raise ConfigError for a setting of the command line that changes nothing, where `count` members are trained."""
+    config.refuse_idle(given, settings)
+    if not count and (idle := [name for name in given if name not in WITHOUT_TRAINING]):
+        raise ConfigError(f"--{idle[0].replace('_', '-')} changes nothing here: it is for members to train; give --members")
 
 
 def _check_fit(plan: Plan, joined: Sequence[Member], dataset: FaceDataset) -> None:

@@ -30,7 +30,7 @@ from fer_keras.files import may_be_replaced, read_json, write_json, write_whole
 from fer_keras.models.exported import git_revision
 from training import scoring
 from training.config import TrainConfig
-from training.run_folder import WHICH, RunFolder, versions
+from training.run_folder import WHICH, RunFolder, taken, versions
 
 if TYPE_CHECKING:
     import keras
@@ -204,7 +204,7 @@ def start(
     from training.train import model_spec
 
     if not may_be_replaced(out):
-        raise FerError(f"{out} exists already; choose another --out, or go on with it: --resume {out}")
+        raise FerError(taken(out, "kfold.json"))
     rows = np.sort(np.concatenate([dataset.rows(split) for split in use]))
     if not len(rows):
         has = ", ".join(f"{len(dataset.rows(split))} {split}" for split in dataset.splits()) or "none"

@@ -130,7 +130,7 @@ def mitigate(
             for index, method in enumerate(methods)
         },
         "differences": dict(zip(methods[1:], differences, strict=True)),
-        "notes": [*notes, *_sizes_note(methods, runs), BEST_NOTE, seeds_note(seeds)],
+        "notes": [*notes, *_sizes_note(methods, runs), BEST_NOTE, seeds_note(seeds, found.units)],
         "settings": settings.to_dict(),
         "out": str(out),
     }

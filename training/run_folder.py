@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.data.dataset import FaceDataset, same_data
-from fer_keras.errors import DataError, FerError
+from fer_keras.errors import DataError, FerError, ModelError
 from fer_keras.files import may_be_replaced, numbered, read_json, write_json
 from fer_keras.models.exported import git_revision
 
@@ -60,9 +60,8 @@ class RunFolder:
         import pandas as pd
 
         folder = Path(path)
-        taken = f"{folder} exists already; choose another --out, or go on with it: --resume {folder}"
         if not may_be_replaced(folder):
-            raise FerError(taken)
+            raise FerError(taken(folder, "config.json"))
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
         table = pd.concat([pd.DataFrame({"row": part, "split": split}) for split, part in rows.items()])
@@ -71,7 +70,7 @@ class RunFolder:
             with (folder / "rows.csv").open("x", encoding="utf-8", newline="") as file:
                 table.to_csv(file, index=False)
         except FileExistsError:
-            raise FerError(taken) from None
+            raise FerError(taken(folder, "config.json")) from None
         write_json(folder / "model.json", {"spec": spec.to_dict(), "labels": list(dataset.labels)})
         description = {
             "settings": dict(config),
@@ -176,14 +175,18 @@ class RunFolder:
         return RunFolder(self.path)
 
     def load_model(self, which: str) -> keras.Model:
-        """The model in float32 with its best or final weights."""
+        """The model in float32 with its best or final weights. Raises FerError where there are none, ModelError where damaged."""
         weights = self.path / f"{which}.weights.h5"
         if not weights.is_file():
             raise FerError(
                 f"{self.path} has no {which} weights yet; finish it with python -m training.train --resume {self.path}"
             )
         model = self.spec.build(seed=0, precision="float32")
-        model.load_weights(weights)
+        try:
+            model.load_weights(weights)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:  # of h5py where damaged, of Keras for another network's
+            why = str(error).partition("\n")[0].rstrip(":")  # further lines of Keras print whole arrays
+            raise ModelError(f"{weights} can't be read ({why}); the run folder is damaged, make it anew") from error
         return model
 
     @property
@@ -209,6 +212,12 @@ class RunFolder:
             logger.addHandler(file)
             logger.addHandler(screen)
         return logger
+
+
+def taken(out: Path, mark: str) -> str:
+    """What to say where `out` can't be made since it is there. mark: the file by which a command knows what it can go on with."""
+    going_on = f", or go on with it: --resume {out}" if (out / mark).is_file() else ""
+    return f"{out} exists already; choose another --out{going_on}"
 
 
 @contextlib.contextmanager

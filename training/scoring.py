@@ -10,6 +10,7 @@ import base64
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,11 +137,12 @@ def keras_model(model: keras.Model, run: RunFolder, which: str, key: str) -> Sco
     spec = run.spec
     shape = (None, spec.image_size, spec.image_size, spec.channels)
 
-    # One trace for every batch length: `model.predict` costs tens of milliseconds a call before it computes anything.
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
-    def forward(faces: tf.Tensor) -> tf.Tensor:
+    def answer(model: keras.Model, faces: tf.Tensor) -> tf.Tensor:
         return tf.cast(model(tf.cast(faces, tf.float32), training=False), tf.float32)
 
+    # One trace for every batch length: `model.predict` costs tens of milliseconds a call before it computes anything.
+    # A partial, since TensorFlow counts tracings by a function's code: it would warn of "retracing" from the fifth model on.
+    forward = tf.function(partial(answer, model), input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
     return ScoredModel(
         key=key,
         path=run.path,
@@ -309,14 +311,11 @@ def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
             notes.append(f"{model.key}: faces were cut out with a margin of {cropped:g}, the model expects {expected:g}")
     if more := [label for label in model.labels if label not in dataset.labels]:
         notes.append(f"{model.key} also knows {', '.join(more)}, which this data does not have; such answers count as wrong")
-    if faces.split != "train":
-        if metadata is not None:
-            trained = rows_seen(metadata["trained_on"], dataset)
-        else:
-            trained = model.run.rows("train") if is_own(model.run, dataset) else None
-        seen = 0 if trained is None else len(np.intersect1d(faces.rows, trained))
-        if seen:
-            notes.append(f"{model.key} was trained on {seen} of these {len(faces.rows)} faces; its figures flatter it")
+    rows, source = rows_learnt(model.run or model.path, dataset)
+    if rows is None:
+        notes.append(other_data_note(model.key, source))
+    elif faces.split != "train" and (seen := len(np.intersect1d(faces.rows, rows))):
+        notes.append(f"{model.key} was trained on {seen} of these {len(faces.rows)} faces; its figures flatter it")
     return notes
 
 
@@ -389,6 +388,26 @@ def rows_seen(trained_on: object, dataset: FaceDataset) -> np.ndarray | None:
     if len(bits) != (len(rows) + 7) // 8:
         return rows  # not told, or not to be read: all of them, to be safe
     return rows[np.unpackbits(bits, count=len(rows)).astype(bool)]
+
+
+def rows_learnt(model: RunFolder | Path, dataset: FaceDataset) -> tuple[np.ndarray | None, object]:
+    """int64 rows of a data set that a model learnt from, None where that was other data; and what its data is called.
+
+    model: its run, or the folder of an exported model.
+    """
+    from fer_keras.models.exported import read_metadata
+
+    if isinstance(model, Path):
+        about = read_metadata(model)["trained_on"]
+        return rows_seen(about, dataset), about.get("name") if isinstance(about, Mapping) else about
+    if is_own(model, dataset):
+        return model.rows("train"), dataset.name  # whatever it was called then
+    return None, model.provenance["dataset"].get("name")
+
+
+def other_data_note(name: str, source: object) -> str:
+    """What is told of a model that was trained on other data than the faces it is judged by."""
+    return f"{name} was trained on other data ({source}); whether some of these faces were in it is not checked"
 
 
 def predict_rows(

@@ -19,31 +19,6 @@ def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def accuracy_difference_interval(first_correct: np.ndarray, second_correct: np.ndarray) -> tuple[float, float]:
-    """95% interval of accuracy(second) - accuracy(first) of two models on the same faces.
-
-    bool (n,) each, whether a face was named right, n of 1 or more. Newcombe 1998, method 10
-    (https://doi.org/10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C): the Wilson intervals of both,
-    joined with regard to how far the two are right on the same faces.
-    """
-    first, second = np.asarray(first_correct, bool), np.asarray(second_correct, bool)
-    count = len(first)
-    both, neither = int((first & second).sum()), int((~first & ~second).sum())
-    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    margins = float((both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither))
-    together = both * neither - only_first * only_second
-    # Newcombe's continuity correction, for agreement only.
-    together = max(together - count / 2, 0.0) if together > 0 else float(together)
-    phi = together / np.sqrt(margins) if margins else 0.0
-    p1, p2 = first.mean(), second.mean()
-    (low1, high1), (low2, high2) = accuracy_interval(first.sum(), count), accuracy_interval(second.sum(), count)
-
-    def joined(a: float, b: float) -> float:
-        return float(np.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0)))
-
-    return float(p2 - p1 - joined(p2 - low2, high1 - p1)), float(p2 - p1 + joined(high2 - p2, p1 - low1))
-
-
 def classification_metrics(
     y_true: np.ndarray,
     probabilities: np.ndarray,

@@ -136,7 +136,9 @@ def gap_of(estimate: np.ndarray, draws: np.ndarray, names: np.ndarray, lower_is_
     lowest, highest = int(estimate.argmin()), int(estimate.argmax())
     gap = float(estimate[highest] - estimate[lowest])
     worst, best = (highest, lowest) if lower_is_better else (lowest, highest)
-    width = 0.0 if lowest == highest else float(half[lowest, highest])
+    # Where groups are level any of them may be the highest in truth: the widest of their intervals.
+    widths = half[np.ix_(estimate == estimate[lowest], estimate == estimate[highest])]
+    width = float(np.nanmax(widths)) if np.isfinite(widths).any() else 0.0 if len(estimate) == 1 else float("nan")
     return {
         "gap": gap,
         "low": gap - width,

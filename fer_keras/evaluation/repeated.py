@@ -21,17 +21,17 @@ NOISE = "noise: no difference shown"
 _REPEATS_EACH = 100
 
 
-def seeds_note(seeds: int) -> str:
-    """Why intervals of few seeds are to be read with care."""
+def seeds_note(seeds: int, units: str) -> str:
+    """Why intervals of few seeds are to be read with care. units: what was drawn, "faces" or "identities"."""
     if seeds == 1:
         return (
-            "There is one training of each, so intervals hold the chance of the test faces only. Another seed may give other "
+            f"There is one training of each, so intervals hold the chance of the test {units} only. Another seed may give other "
             "figures: what is shown here is shown of these trainings, not of what differs between them."
         )
     return (
-        "Intervals hold the chance of the test faces and of the training seeds: a bootstrap over faces, and Student's t over "
-        "seeds, since few of them tell their own spread only roughly. It is learnt from all that are compared here; where one "
-        "of them truly varies much more by seed than the others, its intervals may still be too narrow."
+        f"Intervals hold the chance of the test {units} and of the training seeds: a bootstrap over {units}, and Student's t "
+        "over seeds, since few of them tell their own spread only roughly. It is learnt from all that are compared here; where "
+        "one of them truly varies much more by seed than the others, its intervals may still be too narrow."
     )
 
 
@@ -46,7 +46,7 @@ class Repeated:
 
     groups: names (g,). counts: int (g,) faces. compared: bool (g,), whether a group has enough faces for the gap.
     by_seed: float (v, s, g). draws: float (repeats, v, g), means over seeds in each repeat of the bootstrap.
-    units: what was drawn, "faces" or "identities".
+    units: what was drawn, "faces" or "identities". trials: int (g,), how many of these each group has.
     """
 
     groups: tuple[str, ...]
@@ -55,6 +55,7 @@ class Repeated:
     by_seed: np.ndarray
     draws: np.ndarray
     units: str
+    trials: np.ndarray
 
     @property
     def means(self) -> np.ndarray:
@@ -138,6 +139,9 @@ class Repeated:
         means = self.means
         observed, drawn = self._of(figure, means), self._of(figure, self.draws)
         difference, apart = float(observed[variant] - observed[base]), drawn[:, variant] - drawn[:, base]
+        if figure not in ("gap", "worst") and not np.ptp(apart):  # they agree on every face that there is to draw
+            agreed = int(self.trials.sum() if figure == "accuracy" else self.trials[self.groups.index(figure)])
+            apart = resampling.agreement_draws(agreed, len(apart), np.random.default_rng(0))
         possible = [difference + apart - apart.mean()]
         if figure in ("gap", "worst"):
             moved = self.draws - self.draws.mean(axis=0)
@@ -192,11 +196,11 @@ def judge_repeated(
     draws = shares(sums).mean(axis=2)
     if seeds > 1:
         draws = draws + _moved_by_seeds(by_seed, counts / counts.sum(), repeats, rng)
-    trials = np.bincount(units.group).astype(float)
+    trials = np.bincount(units.group)
     means = by_seed.mean(axis=1)
     for variant in range(variants):  # a group that was always named right or always wrong would have no interval
         draws[:, variant] = resampling.share_draws(draws[:, variant], means[variant] * trials, trials, rng)
-    return Repeated(tuple(str(name) for name in names), counts, compared, by_seed, draws, units.name)
+    return Repeated(tuple(str(name) for name in names), counts, compared, by_seed, draws, units.name, trials)
 
 
 def _moved_by_seeds(by_seed: np.ndarray, weights: np.ndarray, repeats: int, rng: np.random.Generator) -> np.ndarray:

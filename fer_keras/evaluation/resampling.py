@@ -190,6 +190,16 @@ def share_draws(draws: np.ndarray, hits: np.ndarray, trials: np.ndarray, rng: np
     return draws
 
 
+def agreement_draws(count: int, repeats: int, rng: np.random.Generator) -> np.ndarray:
+    """What the difference of two shares may be that were alike in each of `count` units: float (repeats,), around 0.
+
+    A bootstrap would always give 0. From Jeffreys' Dirichlet distribution: 1/2 for a unit that only the one has, 1/2 for one
+    that only the other has, count + 1/2 for all where they are alike.
+    """
+    more, less, _ = rng.dirichlet((0.5, 0.5, count + 0.5), repeats).T
+    return more - less
+
+
 def interval(estimate: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95% percentile interval of shares: float (...), (repeats, ...) -> low, high float (...), within 0..1.
 

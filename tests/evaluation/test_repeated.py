@@ -176,3 +176,48 @@ def test_one_group_or_groups_too_small_are_refused():
     correct = np.ones((1, 1, 40), bool)
     with pytest.raises(DataError, match="two groups of 30 test faces or more, got a 35, b 5; add test faces, or lower --min-n"):
         judge_repeated(correct, np.array(["a"] * 35 + ["b"] * 5))
+
+
+def test_groups_that_happen_to_be_level_have_the_uncertain_gap_of_groups_that_are_nearly_so():
+    groups = np.repeat(["f", "m"], 30)
+    level, nearly = (np.concatenate([np.arange(30) < 24, np.arange(30) < 24 + more]) for more in (0, 1))
+    found = judge_repeated(np.array([[level], [nearly]]), groups)
+    tied, other = (found.describe(variant)["gap"] for variant in range(2))
+    assert tied["mean"] == 0
+    assert tied["high"] == pytest.approx(-tied["low"])
+    assert tied["high"] == pytest.approx(other["high"] - other["mean"], rel=0.15)
+    assert bootstrap_gap(level, groups)["high"] == pytest.approx(tied["high"], rel=0.15)
+
+
+def test_the_gap_of_level_groups_is_as_uncertain_as_that_of_the_smallest_of_them():
+    groups = np.repeat(["a", "b", "c"], [400, 400, 20])
+    level = np.arange(820) % 5 > 0
+    widths = [bootstrap_gap(level[groups != left_out], groups[groups != left_out])["high"] for left_out in "ac"]
+    assert bootstrap_gap(level, groups)["high"] > 0.9 * widths[0] > 2 * widths[1] > 0
+
+
+@pytest.mark.parametrize("figure", ["accuracy", "a"])
+def test_variants_that_agree_on_every_face_may_differ_on_others_the_less_the_more_faces_there_are(figure):
+    high = []
+    for n in (15, 150):
+        same, groups = answers([(0.7, 0.6)], 1, n, np.random.default_rng(0))
+        found = judge_repeated(np.concatenate([same, same]), groups, min_n=10)
+        ((entry,),) = found.differences(0, [1], [figure])
+        assert (entry["difference"], entry["shown"], entry["verdict"]) == (0, False, NOISE)
+        assert entry["p"] > 0.9
+        assert entry["low"] == pytest.approx(-entry["high"], rel=0.35)
+        high.append(entry["high"])
+    faces = 2 if figure == "accuracy" else 1
+    assert 1 / (15 * faces) < high[0] < 8 / (15 * faces)  # none of n: up to about 3 of n at 95%
+    assert high[1] < high[0] / 5
+
+
+def test_where_variants_agree_on_one_group_only_the_accuracy_over_all_is_what_the_others_say():
+    rng = np.random.default_rng(0)
+    first, groups = answers([(0.7, 0.6)], 1, 60, rng)
+    second = first.copy()
+    second[..., :60] = rng.permuted(second[..., :60], axis=-1)
+    found = judge_repeated(np.concatenate([first, second]), groups)
+    (a, b, both) = found.differences(0, [1], ["a", "b", "accuracy"])[0]
+    assert b["low"] < 0 == b["difference"] < b["high"] < a["high"] - a["difference"]
+    assert both["high"] - both["difference"] == pytest.approx((a["high"] - a["difference"]) / 2, rel=0.1)

@@ -9,6 +9,7 @@ from commandline import refused, run
 from sklearn.metrics import f1_score
 from tiny_runs import LABELS, write_bars
 
+from fer_keras.errors import ConfigError
 from training import ablate
 from training.config import TrainConfig
 from training.run_folder import RunFolder
@@ -87,8 +88,13 @@ def test_the_report_names_what_was_changed(out, dataset, capsys):
         (["--vary", "no flip: flips=false"], "unknown setting 'flips' in --vary 'no flip'; did you mean 'flip'?"),
         (["--vary", "no flip: flip=5"], "true or false expected"),
         (["--vary", "the same: flip=true"], "changes nothing"),
+        (["--vary", ": lr=1"], "takes 'NAME: SETTING=VALUE ...'"),
+        (["--vary", "!?: lr=1"], "--vary '!?': a name needs a letter or a digit"),
+        (["--vary", "a: layers=[1"], "--vary 'a': layers can't be '[1'"),
         (["--vary", "a: seed=3"], "can't change seed"),
         (["--vary", "a: lr=1", "--vary", "a: lr=2"], "one of that name"),
+        (["--vary", "a: lr=1", "--vary", "A: lr=2"], "one of that name"),  # one folder where capitals don't count
+        (["--vary", "\u00e9: lr=1", "--vary", "e\u0301: lr=2"], "one of that name"),
         (["--vary", "a: finetune_lr=1e-5"], "--vary 'a': --finetune-lr changes nothing here"),
         (["--vary", "a: lr=1", "--no-augment", "--zoom", "0.4"], "--zoom changes nothing here"),
     ],
@@ -117,3 +123,20 @@ def test_classes_without_a_face_are_no_part_of_macro_f1(monkeypatch):
 def test_values_are_read_as_in_a_config_file():
     name, changed = ablate.parse_variation("a b: layers=[8,16] lr=1e-2 balance=label", TrainConfig())
     assert (name, changed.layers, changed.lr, changed.balance) == ("a b", [8, 16], 0.01, ["label"])
+
+
+def test_names_may_be_written_in_any_script(monkeypatch, tmp_path):
+    asked = []
+
+    def note(settings, varied, *args, **options):
+        asked.extend(varied)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(ablate, "ablate", note)
+    names = ["ä", "喜", "学习率 0.1", "批量 0.1", "weiß", "wei", "की", "के"]
+    varied = [word for number, name in enumerate(names) for word in ("--vary", f"{name}: lr=0.{number + 1}")]
+    assert ablate.main(["--data", str(tmp_path), *varied]) == 2
+    assert asked == names
+    folders = [ablate._folder(name) for name in names]
+    assert folders[:3] == ["ä", "喜", "学习率-0.1"] and len(set(folders)) == len(names)
+    assert ablate._folder(" ../no_flip / $x ") == "no-flip-x"

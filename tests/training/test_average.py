@@ -1,6 +1,7 @@
 """The mean of the weights of runs, as a run and an exported model of its own."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from commandline import refused, run
 from tiny_runs import TINY, fit, start_only, write_bars
 
 from fer_keras.models.exported import load_exported
-from training import average
+from training import average, train
 from training.run_folder import RunFolder
 
 
@@ -44,6 +45,9 @@ def test_the_exported_model_has_the_mean_of_the_weights(runs, folder, dataset, c
     made = RunFolder.open(folder / "mean")
     assert made.finished and any("Exported" in line for line in lines)
     assert made.rows("train").tolist() == sorted(runs[0].rows("train"))
+    assert (made.config["export"], made.config["out"]) == ("mean", str(folder / "mean"))
+    again = refused(average.main, capsys, *words[:4])
+    assert "exists already; choose another --out" in again and "--resume" not in again
 
 
 def test_what_has_no_mean_is_refused(runs, folder, dataset, tmp_path, capsys):
@@ -59,3 +63,42 @@ def test_what_has_no_mean_is_refused(runs, folder, dataset, tmp_path, capsys):
     ]:
         assert expected in refused(average.main, capsys, *words, "--saved-models", folder / "models", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+def raising(error):
+    raise error
+
+
+@pytest.fixture
+def truncated(runs, tmp_path):
+    """A copy of the second run, whose best weights are cut off."""
+    copy = shutil.copytree(runs[1].path, tmp_path / "truncated")
+    weights = copy / "best.weights.h5"
+    weights.write_bytes(weights.read_bytes()[:500])
+    return copy
+
+
+def test_a_mean_that_fails_leaves_nothing_and_its_name_free(runs, truncated, tmp_path, capsys, monkeypatch):
+    (tmp_path / "means" / "mine").mkdir(parents=True)
+    out = ["--saved-models", tmp_path / "models", "--out", tmp_path / "means" / "mine"]
+    told = refused(average.main, capsys, runs[0].path, truncated, *out)
+    assert f"{truncated / 'best.weights.h5'} can't be read (Unable to" in told and "unexpected" not in told
+    for wrong in (OSError("no room"), RuntimeError("strange")):
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "update_metrics", lambda self, wrong=wrong, **values: raising(wrong))
+            assert str(wrong) in refused(average.main, capsys, *[run.path for run in runs], *out)
+    assert [path.name for path in (tmp_path / "means").rglob("*")] == ["mine"]  # which was there before
+    code, _, err = run(average.main, capsys, *[run.path for run in runs], *out)
+    assert code == 0, err
+
+
+def test_a_mean_that_is_killed_is_no_training_to_go_on_with(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(RunFolder, "update_metrics", lambda self, **values: raising(Killed()))
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **options: None)  # a killed process clears nothing away
+    with pytest.raises(Killed):
+        average.main([str(word) for word in (*[run.path for run in runs], "--out", tmp_path / "mean")])
+    assert "no run folder" in refused(train.main, capsys, "--resume", tmp_path / "mean")

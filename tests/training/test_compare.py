@@ -10,7 +10,8 @@ import pytest
 from bands import LABELS, banded_faces, write_faces
 
 from fer_keras.data.dataset import FaceDataset
-from training.compare import NO_DIFFERENCE, compare, comparison_text, differing_settings, main, mcnemar
+from fer_keras.evaluation.paired import mcnemar
+from training.compare import NO_DIFFERENCE, compare, comparison_text, differing_settings, main
 from training.evaluate import evaluate_run
 from training.run_folder import RunFolder
 from training.scoring import open_model
@@ -103,6 +104,31 @@ def test_faces_that_may_have_chosen_the_best_epochs_are_said_to_be_such(trained,
     assert result["split"] == "validation"
     assert any("v has no test faces" in note and "best epoch" in note for note in result["notes"])
     assert "v has no test faces" in comparison_text(result)
+
+
+def test_where_persons_have_several_faces_whole_persons_are_drawn_and_exchanged(trained, here):
+    models = [open_model(path) for path in (trained.one, trained.two)]
+    faces, names = banded_faces(60)
+    alone = compare(models, write_faces(here / "alone", faces, names, ["test"] * 60))
+    people = [f"person {index // 10}" for index in range(60)]
+    result = compare(models, write_faces(here / "known", faces, names, ["test"] * 60, identity=people))
+    assert result["pairs"][0]["only_first"] == alone["pairs"][0]["only_first"]
+    assert result["pairs"][0]["p"] > alone["pairs"][0]["p"]
+    said = comparison_text(result)
+    assert "whole persons exchanged" in said and "60 faces are of 6 persons" in said
+    low, high = result["models"]["one"]["accuracy_ci95_identities"]
+    assert f"{low:.3f} to {high:.3f}" in said
+    assert "McNemar" in comparison_text(alone) and "persons" not in comparison_text(alone)
+
+
+def test_models_of_other_data_are_said_to_be_such(trained, here):
+    faces, names = banded_faces(30)
+    data = write_faces(here / "other", faces, names, ["test"] * 30)
+    notes = compare([open_model(path) for path in (trained.one, trained.exported)], data)["notes"]
+    for name in ("one", "bands-cnn"):
+        assert f"{name} was trained on other data (bands); whether some of these faces were in it is not checked" in notes
+    own = compare([open_model(path) for path in (trained.one, trained.two)], FaceDataset.load(trained.data))["notes"]
+    assert not any("other data" in note for note in own)
 
 
 def test_fewer_than_two_models_or_twins_are_refused(trained, here, capsys):

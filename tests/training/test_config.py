@@ -62,9 +62,10 @@ def test_balance_none_undoes_all_that_the_file_says_of_it(tmp_path):
         ("--no-augment --dark 0.8", "--dark.*leave out --no-augment"),
         ("--dro-step 0.1 --balance label", "--dro-step.*--balance-by dro"),
         ("--balance-power 0.5", "--balance-power.*--balance label"),
+        ("--option normalize=[a", r"--option normalize can't be '\[a'"),
     ],
 )
-def test_flags_that_change_nothing_are_refused(words, expected, capsys):
+def test_flags_that_change_nothing_or_make_no_sense_are_refused(words, expected, capsys):
     assert train.main(words.split()) == 2
     assert re.search(expected, capsys.readouterr().err)
 

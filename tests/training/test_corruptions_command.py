@@ -1,6 +1,7 @@
 """The command on a real, tiny model: its figures recomputed from pictures that were corrupted by other means."""
 
 import json
+import logging
 from functools import partial
 
 import commandline
@@ -14,7 +15,9 @@ from fer_keras.data.corruptions import CORRUPTIONS
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError
 from fer_keras.models.exported import load_exported
+from training import scoring
 from training.corruptions import main, parse_corruptions
+from training.run_folder import RunFolder
 
 refused = partial(commandline.refused, main)
 
@@ -135,6 +138,8 @@ def test_words_are_read_as_kinds_with_their_levels():
         (["36"], "can't read '36'; expected NAME or NAME=LEVEL"),
         (["blur=wide"], "can't read 'blur=wide'"),
         (["small=36.5"], "small takes a whole number, got 36.5"),
+        (["blur=0.02", "0.020"], "--corruptions names blur=0.02 twice"),
+        (["small=36", "blur", "small=36"], "--corruptions names small=36 twice"),
         (["jpeg=300"], "jpeg takes a level from 1 to 95, got 300"),
     ],
 )
@@ -150,3 +155,16 @@ def test_bad_input_is_one_line(trained, here, capsys):
     assert "unknown corruption" in refused(capsys, "--model", trained.one, "--corruptions", "rain")
     assert "named twice" in refused(capsys, "--model", trained.one, trained.one)
     assert not list(here.iterdir())
+
+
+def test_many_models_are_scored_without_a_warning_of_tensorflow(trained, caplog):
+    tensorflow = logging.getLogger("tensorflow")
+    tensorflow.addHandler(caplog.handler)
+    run = RunFolder.open(trained.two)
+    model, faces = run.load_model("best"), FaceDataset.load(trained.data).faces[:3]
+    try:
+        told = [scoring.keras_model(model, run, "best", "two").forward(faces) for _ in range(6)]
+    finally:
+        tensorflow.removeHandler(caplog.handler)
+    np.testing.assert_allclose(told, [np.asarray(model(faces.astype(np.float32)))] * 6, atol=1e-6)
+    assert "retracing" not in caplog.text

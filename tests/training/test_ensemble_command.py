@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from bands import LABELS, banded_faces, write_faces
 
-from fer_keras.errors import FerError
-from training import combining, ensemble, scoring
+from fer_keras.errors import FerError, ModelError
+from fer_keras.models.registry import ModelSpec
+from training import combining, ensemble, scoring, train
 from training.combining import choose_faces
 from training.run_folder import RunFolder
 
@@ -180,6 +181,41 @@ def test_an_ensemble_that_can_not_go_on_keeps_its_folder(inside, capsys):
     assert Path("runs/lost/notes.txt").read_text() == "mine"
 
 
+@pytest.mark.filterwarnings("ignore:Skipping nested container:UserWarning")  # Keras's own, before it refuses
+def test_damaged_weights_of_a_member_are_told_and_leave_the_name_free(inside, capsys):
+    damaged = Path(shutil.copytree("runs/pair/member-02", "runs/damaged")) / "best.weights.h5"
+    whole = damaged.read_bytes()
+    for wrong in (whole[:500], b"", whole[: len(whole) // 2] + b"x" * (len(whole) - len(whole) // 2)):
+        damaged.write_bytes(wrong)
+        line = refused(capsys, "--join", "runs/pair/member-01", "runs/damaged", "--out", "runs/blocked")
+        assert "runs/damaged/best.weights.h5 can't be read (" in line and "unexpected" not in line
+        assert not Path("runs/blocked").exists()
+    other = ModelSpec("cnn", 3, 32, 1, {"layers": [4], "convs_per_stage": 1}).build()
+    other.save_weights(damaged)
+    with pytest.raises(ModelError, match=r"best.weights.h5 can't be read \(A total of . objects[^\n]{,120}\)"):
+        RunFolder.open("runs/damaged").load_model("best")
+
+
+def test_an_ensemble_that_fails_for_whatever_reason_leaves_its_name_free(inside, capsys, monkeypatch):
+    def fail(*args):
+        raise OSError("no room")
+
+    monkeypatch.setattr(ensemble, "combine_members", fail)
+    assert "no room" in refused(capsys, "--join", "runs/pair", "--out", "runs/blocked")
+    assert not Path("runs/blocked").exists()
+
+
+def test_only_an_ensemble_is_said_to_go_on(inside, capsys):
+    Path("runs/full").mkdir()
+    Path("runs/full/notes.txt").write_text("mine")
+    for out, going_on in (("runs/full", False), ("runs/pair/member-01", False), ("runs/pair", True)):
+        line = refused(capsys, "--join", "runs/pair", "--out", out)
+        assert f"{out} exists already; choose another --out" in line
+        assert (f"go on with it: --resume {out}" in line) == going_on
+    line = commandline.refused(train.main, capsys, "--data", "bands", "--out", "runs/full")
+    assert line.endswith("runs/full exists already; choose another --out")
+
+
 @pytest.fixture(scope="module")
 def idle(made):
     """A run that says the same of every face."""
@@ -317,6 +353,8 @@ def test_random_architectures_are_drawn_by_seeds_that_other_ensembles_do_not_sha
         (["--join", "saved_models/pair", "saved_models/strange", "--data", "bands"], "strange lacks anger and also has fear"),
         (["--join", "saved_models/pair", "saved_models/four-of-them"], "there is no model saved_models/four-of-them"),
         (["--join", "runs/pair", "--out", "runs/pair"], "runs/pair exists already; choose another --out"),
+        (["--join", "runs/pair", "--epochs", "4"], "--epochs changes nothing here: it is for members to train"),
+        (["--join", "runs/pair", "--members", "0", "--arch", "cnn", "--seed", "1"], "--arch changes nothing here"),
         (["--join", "runs/pair", "--export", "pair"], "saved_models/pair exists already"),
         (["--members", "2", "--data", "bands", "--option", "colour=red"], "random_cnn has no option 'colour'"),
         (["--members", "2", "--data", "bands", "--balance", "age"], "can't balance by age"),
@@ -328,7 +366,6 @@ def test_random_architectures_are_drawn_by_seeds_that_other_ensembles_do_not_sha
 )
 def test_wrong_ensembles_are_refused_in_one_line_before_anything_is_trained(inside, capsys, words, expected):
     from fer_keras.models.exported import export_model
-    from fer_keras.models.registry import ModelSpec
 
     if not (inside / "saved_models/strange").exists():
         spec = ModelSpec("cnn", 3, 32, 1, {"layers": [4], "convs_per_stage": 1})
