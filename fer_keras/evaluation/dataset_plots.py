@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.evaluation.plots import COLOURS
+from fer_keras.evaluation.plots_text import legend_below, longest, name_columns, text_width, turned_room, wrapped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,12 +133,14 @@ def second_choices(votes: np.ndarray) -> np.ndarray:
 
 def plot_classes(counts: Mapping[str, int], title: str = "") -> Figure:
     """Faces of each class as bars, with their number and share."""
-    figure = _figure(max(5.5, 0.95 * len(counts) + 1), 3.6, title)
+    names, room = list(counts), 0.85
+    below = turned_room(names) if longest(names) > room else 0.0
+    figure = _figure(max(5.5, 0.95 * len(names) + 1), 3.6 + below, title)
     axes = figure.subplots()
     total = max(sum(counts.values()), 1)
     bars = axes.bar(range(len(counts)), list(counts.values()), color=COLOURS[0], width=0.75)
     axes.bar_label(bars, [f"{count}\n{count / total:.1%}" for count in counts.values()], padding=2, fontsize=8.5)
-    axes.set_xticks(range(len(counts)), list(counts), rotation=20 if len(counts) > 8 else 0)
+    name_columns(axes, names, room)
     axes.set(ylabel="faces", ylim=(0, 1.2 * max(*counts.values(), 1)))
     _tidy(axes)
     return figure
@@ -145,20 +148,21 @@ def plot_classes(counts: Mapping[str, int], title: str = "") -> Figure:
 
 def plot_counts(table: pd.DataFrame, title: str = "") -> Figure:
     """A `count_table` as bars (left: faces of each label, by value) and as shares (right: labels among the faces of a value)."""
-    figure = _figure(max(9.5, 1.35 * len(table) + 2.6), max(3.6, 0.42 * len(table.columns) + 2.4), title)
+    totals = table.sum(axis=0).to_numpy(float)
+    names = [f"{value} ({int(total)})" for value, total in zip(table.columns, totals, strict=True)]
+    wide, high = max(8.5, 1.35 * len(table) + 1.6), max(3.0, 0.42 * len(table.columns) + 1.8)
+    figure = _figure(wide + longest(names) + turned_room(table.index), high + turned_room(table.index), title)
     left, right = figure.subplots(1, 2)
     below = np.zeros(len(table))
     for number, value in enumerate(table.columns):
         heights = table[value].to_numpy(float)
         left.bar(range(len(table)), heights, 0.75, bottom=below, color=COLOURS[number % len(COLOURS)], label=str(value))
         below += heights
-    left.set_xticks(range(len(table)), list(table.index), rotation=35, ha="right", rotation_mode="anchor")
+    name_columns(left, list(table.index))
     left.set(ylabel="faces", title="faces of each label")
     _tidy(left)
-    left.legend(fontsize=8, frameon=False, ncols=min(len(table.columns), 4), loc="lower center", bbox_to_anchor=(0.5, 1.1))
-    totals = table.sum(axis=0).to_numpy(float)
+    legend_below(figure, *left.get_legend_handles_labels())
     shares = (table.to_numpy(float) / np.maximum(totals, 1)).T
-    names = [f"{value} ({int(total)})" for value, total in zip(table.columns, totals, strict=True)]
     _heat(right, shares, names, list(table.index))
     right.set_title("share of each label among them")
     return figure
@@ -178,9 +182,10 @@ def plot_gallery(faces: Mapping[str, np.ndarray], title: str = "") -> Figure:
             y, x = gap + line * tile_h, gap + column * tile_w
             wall[y : y + face.shape[0], x : x + face.shape[1]] = face
     cell = 0.82
-    margin, top = 1.15, 0.45 if title else 0.1
+    names = [wrapped(name, 2.4) for name in faces]
+    margin, top = longest(names) + 0.2, 0.45 if title else 0.1
     wide, high = margin + cell * columns + 0.1, top + cell * len(faces) + 0.1
-    wide = max(wide, 0.095 * len(title))
+    wide = max(wide, text_width(title, 11) + 0.2)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(wide, high))
@@ -188,7 +193,7 @@ def plot_gallery(faces: Mapping[str, np.ndarray], title: str = "") -> Figure:
         figure.suptitle(title, fontsize=11, y=1 - 0.12 / high, va="top")
     axes = figure.add_axes((margin / wide, 0.1 / high, cell * columns / wide, cell * len(faces) / high))
     axes.imshow(_plain(wall), cmap="gray", vmin=0, vmax=255, aspect="auto")
-    axes.set_yticks([gap + (line + 0.5) * tile_h - gap / 2 for line in range(len(faces))], list(faces))
+    axes.set_yticks([gap + (line + 0.5) * tile_h - gap / 2 for line in range(len(faces))], names)
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -213,8 +218,8 @@ def plot_intensity(statistics: FaceStatistics, names: Sequence[str], title: str 
         axes.fill_between(np.arange(64) * 4 + 2, shares[number], color=COLOURS[0], alpha=0.55, linewidth=0)
         axes.plot(np.arange(64) * 4 + 2, average, color="#333333", linewidth=1)
         mean, spread = brightness[number]
-        told = f"{names[number]}\nmean {mean:.0f}, sd {spread:.0f}" if np.isfinite(mean) else f"{names[number]}\nno faces"
-        axes.set_title(told, fontsize=9)
+        told = f"mean {mean:.0f}, sd {spread:.0f}" if np.isfinite(mean) else "no faces"
+        axes.set_title(wrapped(f"{names[number]}\n{told}", 2.4, 9), fontsize=9)
         axes.set(xlim=(0, 256), xticks=(0, 128, 255), ylim=(0, highest))
         axes.tick_params(labelsize=8)
         _tidy(axes)
@@ -254,7 +259,8 @@ def plot_agreement(shares: np.ndarray, classes: np.ndarray, names: Sequence[str]
 def plot_second_choices(shares: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
     """`second_choices` as a heat map, without the classes that are never the most voted."""
     present = [index for index in range(len(names)) if shares[index].sum() > 0]
-    figure = _figure(0.62 * (len(names) + 1) + 2.2, 0.45 * len(present) + 2.2, title)
+    width = 0.62 * (len(names) + 1) + longest(names) + 1.2
+    figure = _figure(width, 0.45 * len(present) + turned_room([*names, "nothing else"]) + 1.5, title)
     axes = figure.subplots()
     _heat(axes, shares[present], [names[index] for index in present], [*names, "nothing else"])
     axes.set(ylabel="most votes for", xlabel="second most votes for")
@@ -282,7 +288,7 @@ def _heat(axes: Axes, shares: np.ndarray, lines: Sequence[str], columns: Sequenc
         value = shares[line, column]
         ink = "white" if value > 0.6 * strongest else "#222222" if value else "#b5b5b5"
         axes.text(column, line, f"{value:.0%}", ha="center", va="center", fontsize=8, color=ink)
-    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
+    name_columns(axes, columns)
     axes.set_yticks(range(len(lines)), lines)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

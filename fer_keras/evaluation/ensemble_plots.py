@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fer_keras.evaluation.plots import COLOURS
+from fer_keras.evaluation.plots_text import name_columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +73,7 @@ def plot_disagreement(shares: np.ndarray, names: Sequence[str], title: str = "")
         if row != column:
             ink = "white" if shares[row, column] > 0.6 * highest else "#222222"
             axes.text(column, row, f"{shares[row, column]:.2f}", ha="center", va="center", fontsize=8.5, color=ink)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    name_columns(axes, names)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

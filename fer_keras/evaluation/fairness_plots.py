@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.evaluation.plots import COLOURS, GRID, new_figure
+from fer_keras.evaluation.plots_text import legend_below, longest, name_columns, turned_room, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,11 +51,8 @@ def plot_figures_by_group(
     if len(models) > 1:
         from matplotlib.lines import Line2D
 
-        marks = [
-            Line2D([], [], color=COLOURS[number % len(COLOURS)], marker="o", markersize=5, label=model)
-            for number, model in enumerate(models)
-        ]
-        figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
+        colours = [COLOURS[number % len(COLOURS)] for number in range(len(models))]
+        legend_below(figure, [Line2D([], [], color=colour, marker="o", markersize=5) for colour in colours], list(models))
     return figure
 
 
@@ -81,8 +79,8 @@ def plot_emotions_by_group(
     # A label that no face has and no face is called tells nothing.
     used = (confusions.sum(axis=(0, 1)) + confusions.sum(axis=(0, 2))) > 0
     counts, labels = confusions.sum(axis=2)[:, used], [label for label, there in zip(labels, used, strict=True) if there]
-    wide = 0.72 * len(labels) + 1.2
-    figure = new_figure(2 * wide + 1.4, max(2.4, 0.46 * len(names) + 2.0), title)
+    lines, wide, room = [f"{name} ({groups[name]['n']})" for name in names], max(2.0, 0.72 * len(labels)), turned_room(labels)
+    figure = new_figure(2 * wide + longest(lines) + room + 1.6, 0.46 * len(names) + 1.5 + room, title)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, figure_name, heading, colours in zip(
         panels,
@@ -107,11 +105,11 @@ def plot_emotions_by_group(
                 text = f"{values[row, column]:.2f}"
                 ink = "white" if values[row, column] > 0.6 * top else "#222222"
             axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=ink)
-        axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
-        axes.set_title(heading, fontsize=10)
+        name_columns(axes, labels)
+        axes.set_title(wrapped(heading, wide, 10), fontsize=10)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    panels[0].set_yticks(range(len(names)), [f"{name} ({groups[name]['n']})" for name in names])
+    panels[0].set_yticks(range(len(names)), lines)
     return figure
 
 
@@ -122,8 +120,9 @@ def plot_confusions_by_group(groups: Mapping[str, Mapping[str, Any]], labels: Se
     """
     columns = min(4, len(groups))
     lines = -(-len(groups) // columns)
-    side = 0.36 * len(labels) + 1.5
-    figure = new_figure(columns * side, lines * (side + 0.25) + 0.3, title)
+    side = 0.36 * len(labels)
+    wide, high = side + longest(labels, 7.5) + 1.2, side + turned_room(labels, 7.5) + 0.9
+    figure = new_figure(columns * wide, lines * high + 0.3, title)
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(groups) :]:
         axes.set_axis_off()
@@ -138,10 +137,11 @@ def plot_confusions_by_group(groups: Mapping[str, Mapping[str, Any]], labels: Se
                 ink = "white" if shares[row, column] > 0.55 else "#222222"
                 text = f"{shares[row, column]:.2f}".lstrip("0")
                 axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=ink)
-        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=7.5)
+        name_columns(axes, labels, fontsize=7.5)
         lines_of = [f"{label} {int(total)}" for label, total in zip(labels, totals[:, 0], strict=True)]
         axes.set_yticks(range(len(labels)), lines_of, fontsize=7.5)
-        axes.set_title(f"{name} ({group['n']}{', too few' if group['small'] else ''})", fontsize=9.5)
+        heading = f"{name} ({group['n']}{', too few' if group['small'] else ''})"
+        axes.set_title(wrapped(heading, 0.36 * len(labels) + 0.6, 9.5), fontsize=9.5)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     return figure

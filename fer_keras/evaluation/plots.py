@@ -6,7 +6,6 @@ matplotlib.pyplot is never touched: it keeps global state and looks for a screen
 from __future__ import annotations
 
 import io
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,16 @@ import numpy as np
 
 from fer_keras.errors import DataError
 from fer_keras.evaluation.calibration import apply_temperature, expected_calibration_error, reliability_curve
+from fer_keras.evaluation.plots_text import (
+    legend_below,
+    longest,
+    name_columns,
+    quiet_fonts,
+    set_fonts,
+    text_width,
+    turned_room,
+    wrapped,
+)
 from fer_keras.files import write_whole
 
 if TYPE_CHECKING:
@@ -30,23 +39,35 @@ GRID = {"color": "#d9d9d9", "linewidth": 0.6}
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG. Names of classes and groups are shown as they are: a $ begins no formula."""
+    """A figure as the bytes of a PNG. Names of classes and groups are shown as they are: a $ begins no formula.
+
+    Letters that DejaVu Sans lacks come from other fonts, where some are installed; where none has them, a warning says so.
+    """
     from matplotlib.text import Text
 
-    for text in figure.findobj(Text):
+    texts = figure.findobj(Text)
+    for text in texts:
         text.set_parse_math("mathdefault" in text.get_text())  # which is what matplotlib itself writes, for 10 to a power
-    if (layout := figure.get_layout_engine()) is not None:
-        # Laid out once, here: with an engine in place savefig draws everything twice.
-        layout.execute(figure)
-        figure.set_layout_engine(None)
+    set_fonts(texts)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with quiet_fonts():
+        if (layout := figure.get_layout_engine()) is not None:
+            # Laid out once, here: with an engine in place savefig draws everything twice.
+            layout.execute(figure)
+            figure.set_layout_engine(None)
+        figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
 def save_png(figure: Figure, path: str | os.PathLike) -> Path:
     """Write a figure as PNG, whole or not at all, and return its path."""
     return write_whole(path, png_bytes(figure))
+
+
+def line_look(number: int) -> dict[str, str]:
+    """Colour and dashes of a line: those after the tenth have the same colours, and other dashes."""
+    dashes = ("-", "--", ":", "-.")
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": dashes[number // len(COLOURS) % len(dashes)]}
 
 
 def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], title: str = "") -> Figure:
@@ -57,8 +78,8 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], ti
     counts = np.asarray(confusion)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    side = max(4.2, 0.62 * len(labels) + 1.4)
-    figure = new_figure(2 * side, side + 0.3, title)
+    side, room = max(3.2, 0.62 * len(labels)), longest(labels)
+    figure = new_figure(2 * (side + 0.6 + room), side + 1.0 + turned_room(labels), title)
     left, right = figure.subplots(1, 2)
     # Counts are coloured by their share of the largest cell: the classes of real data differ in size by a factor of 100.
     _heat(left, counts, counts / max(counts.max(), 1), labels, "{:d}", "counts")
@@ -74,7 +95,9 @@ def plot_confusions(confusions: Mapping[str, Sequence[Sequence[int]]], labels: S
     columns = min(5, len(confusions)) if len(confusions) != 6 else 3
     lines = -(-len(confusions) // columns)
     side = 0.34 * len(labels)
-    figure = new_figure((side + 0.35) * columns + 1.0, (side + 0.4) * lines + 1.4, title)
+    room = turned_room(labels, 8)
+    wide = side + max(0.35, room)
+    figure = new_figure(wide * columns + 0.6 + longest(labels, 8) - room, (side + 0.4) * lines + 0.9 + room, title)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for axes, (name, confusion) in zip(grid.ravel(), confusions.items(), strict=False):
         counts = np.asarray(confusion)
@@ -89,7 +112,7 @@ def plot_confusions(confusions: Mapping[str, Sequence[Sequence[int]]], labels: S
     for column in range(columns):
         lowest = grid[(len(confusions) - 1 - column) // columns, column]
         lowest.tick_params(labelbottom=True)
-        _name_ticks(lowest, labels)
+        _name_ticks(lowest, labels, fontsize=8)
     figure.supxlabel("predicted", fontsize=10)
     figure.supylabel("true", fontsize=10)
     return figure
@@ -113,9 +136,9 @@ def _cells(axes: Axes, values: np.ndarray, strength: np.ndarray, form: str, font
     axes.tick_params(length=0)
 
 
-def _name_ticks(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(labels)), labels)
+def _name_ticks(axes: Axes, labels: Sequence[str], fontsize: float = 10) -> None:
+    name_columns(axes, labels, fontsize=fontsize)
+    axes.set_yticks(range(len(labels)), labels, fontsize=fontsize)
 
 
 def plot_roc(y_true: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], title: str = "") -> Figure:
@@ -125,11 +148,11 @@ def plot_roc(y_true: np.ndarray, probabilities: np.ndarray, labels: Sequence[str
     """
     from sklearn.metrics import auc, roc_curve
 
-    figure, axes = _square(title)
+    figure, axes = _square(labels, title)
     for index, label, positive in _ranked(y_true, labels):
         false_rate, true_rate, _ = roc_curve(positive, probabilities[:, index])
-        text = f"{label} {auc(false_rate, true_rate):.3f}"
-        axes.plot(false_rate, true_rate, color=COLOURS[index % len(COLOURS)], linewidth=1.6, label=text)
+        text = _entry(label, auc(false_rate, true_rate))
+        axes.plot(false_rate, true_rate, **line_look(index), linewidth=1.6, label=text)
     axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     _legend(axes, "area under the curve")
@@ -143,11 +166,11 @@ def plot_precision_recall(y_true: np.ndarray, probabilities: np.ndarray, labels:
     """
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    figure, axes = _square(title)
+    figure, axes = _square(labels, title)
     for index, label, positive in _ranked(y_true, labels):
         precision, recall, _ = precision_recall_curve(positive, probabilities[:, index])
-        text = f"{label} {average_precision_score(positive, probabilities[:, index]):.3f}"
-        axes.step(recall, precision, where="post", color=COLOURS[index % len(COLOURS)], linewidth=1.6, label=text)
+        text = _entry(label, average_precision_score(positive, probabilities[:, index]))
+        axes.step(recall, precision, where="post", **line_look(index), linewidth=1.6, label=text)
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     _legend(axes, "average precision")
     return figure
@@ -222,13 +245,14 @@ def plot_corruptions(models: Mapping[str, Sequence[Mapping[str, Any]]], title: s
     figure = new_figure(2.3 * columns + 1.6, 2.4 * lines + 0.5, title)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes, kind in zip(grid.flat, kinds, strict=False):
-        for offset, ((name, entries), colour) in enumerate(zip(models.items(), itertools.cycle(COLOURS), strict=False)):
+        for offset, (name, entries) in enumerate(models.items()):
             shown = [entries[0], *(entry for entry in entries if entry["corruption"] == kind)]
             accuracy = np.array([entry["accuracy"] for entry in shown])
             low, high = np.array([entry["accuracy_ci95"] for entry in shown]).T
             places = np.arange(len(shown)) + 0.12 * (offset - (len(models) - 1) / 2)
             spread = (accuracy - low, high - accuracy)
-            axes.errorbar(places, accuracy, spread, fmt="o-", color=colour, markersize=3.5, linewidth=1.2, capsize=2, label=name)
+            look = {**line_look(offset), "marker": "o", "markersize": 3.5, "linewidth": 1.2, "capsize": 2}
+            axes.errorbar(places, accuracy, spread, **look, label=name)
         axes.set_xticks(range(len(shown)), ["as is", *(f"{entry['level']:g}" for entry in shown[1:])])
         axes.set_title(kind, fontsize=10)
         axes.grid(axis="y", **GRID)
@@ -238,8 +262,7 @@ def plot_corruptions(models: Mapping[str, Sequence[Mapping[str, Any]]], title: s
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy")
     if len(models) > 1:
-        handles, names = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+        legend_below(figure, *grid[0, 0].get_legend_handles_labels())
     return figure
 
 
@@ -248,12 +271,14 @@ def plot_per_class(per_class: Sequence[Mapping[str, Any]], title: str = "") -> F
 
     per_class: entries with label, precision, recall, f1 and support, as `classification_metrics` gives them.
     """
-    figure = new_figure(max(6.0, 1.05 * len(per_class) + 1.5), 3.8, title)
+    names = [f"{entry['label']}\n{entry['support']}" for entry in per_class]
+    places, room = np.arange(len(per_class)), 1.0
+    below = turned_room(names) if longest(names) > room else 0.0
+    figure = new_figure(max(6.0, 1.05 * len(names) + 1.5), 3.8 + below, title)
     axes = figure.subplots()
-    places = np.arange(len(per_class))
     for offset, (name, colour) in enumerate(zip(("precision", "recall", "f1"), COLOURS, strict=False)):
         axes.bar(places + (offset - 1) * 0.27, [entry[name] for entry in per_class], 0.25, color=colour, label=name)
-    axes.set_xticks(places, [f"{entry['label']}\n{entry['support']}" for entry in per_class])
+    name_columns(axes, names, room)
     axes.set(ylim=(0, 1), xlim=(-0.6, len(per_class) - 0.4), xlabel="label, and how many faces have it")
     axes.set_axisbelow(True)
     axes.grid(axis="y", **GRID)
@@ -362,10 +387,11 @@ def plot_faces(
         raise ValueError("expected one face or more, got none")
     columns = min(columns, len(faces))
     lines = -(-len(faces) // columns)
-    side, gap = 1.25, 0.1  # inches
+    side, gap, size = 1.25, 0.1, 7.5  # inches, and points
+    captions = [wrapped(caption, side, size) for caption in captions]
     pitch = side + gap + 0.16 * max(caption.count("\n") + 1 for caption in captions)
     top = 0.4 if title else gap
-    width, height = max(columns * (side + gap) + gap, 0.1 * len(title)), lines * pitch + top
+    width, height = max(columns * (side + gap) + gap, text_width(title, 11) + 2 * gap), lines * pitch + top
     figure = Figure(figsize=(width, height))
     # One pair of axes for all, in inches: one for each face takes matplotlib seconds.
     axes = figure.add_axes((0, 0, 1, 1))
@@ -377,7 +403,7 @@ def plot_faces(
         left, upper = gap + column * (side + gap), top + line * pitch
         _show(axes, face, extent=(left, left + side, upper + side, upper))
         ink = colours[number] if colours is not None else "#222222"
-        axes.text(left + side / 2, upper + side + 0.04, caption, ha="center", va="top", fontsize=7.5, color=ink)
+        axes.text(left + side / 2, upper + side + 0.04, caption, ha="center", va="top", fontsize=size, color=ink)
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     return figure
 
@@ -392,7 +418,7 @@ def plot_mistakes(
 
 def plot_probabilities(face: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], title: str = "") -> Figure:
     """One face beside the probability of each label. face: uint8 (h, w, c); probabilities: float (k,)."""
-    figure = new_figure(7, max(2.8, 0.32 * len(labels) + 0.6), title)
+    figure = new_figure(6.2 + longest(labels), max(2.8, 0.32 * len(labels) + 0.6), title)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.7))
     _show(left, face)
     colours = [COLOURS[0] if index == int(np.argmax(probabilities)) else "#a9b8c9" for index in range(len(labels))]
@@ -423,18 +449,25 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(wrapped(title, width - 0.2, 12), fontsize=12)
     return figure
 
 
-def _square(title: str) -> tuple[Figure, Axes]:
-    figure = new_figure(6.6, 4.6, title)
+def _square(labels: Sequence[str], title: str) -> tuple[Figure, Axes]:
+    entries = [_entry(label, 0.5) for label in labels]
+    lines = sum(entry.count("\n") + 1 for entry in entries)
+    # Wide enough for the axes and the legend: axes with sides of one length don't give way to it.
+    figure = new_figure(4.8 + max(1.6, longest(entries, 8.5) + 0.6), max(4.6, 0.17 * lines + 1), title)
     axes = figure.subplots()
-    axes.set_aspect("equal")
+    axes.set_aspect("equal", anchor="W")
     axes.set_axisbelow(True)
     axes.grid(**GRID)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _entry(label: str, value: float) -> str:
+    return wrapped(f"{label} {value:.3f}", 3.2, 8.5)
 
 
 def _legend(axes: Axes, title: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fer_keras.evaluation.plots import COLOURS, GRID, new_figure
+from fer_keras.evaluation.plots import COLOURS, GRID, line_look, new_figure
+from fer_keras.evaluation.plots_text import legend_below, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,23 +39,23 @@ def plot_levels(
 ) -> Figure:
     """Accuracy of each group against the share of `removed` that was taken from the training faces, with 95% intervals.
 
-    groups: {name: one {mean, low, high, by_seed} a level}.
+    Levels stand at equal distances, however near their shares are. groups: {name: one {mean, low, high, by_seed} a level}.
     """
-    figure = new_figure(7.2, 4.6, title)
+    figure = new_figure(7.2, 4.4, title)
     axes = figure.subplots()
-    step = min((after - before for before, after in pairwise(levels)), default=0.1)
     for number, (name, found) in enumerate(groups.items()):
-        colour = COLOURS[number % len(COLOURS)]
+        look = line_look(number)
         # Side by side, so that intervals of groups do not hide each other.
-        places = [level + (number - (len(groups) - 1) / 2) * 0.06 * step for level in levels]
-        axes.plot(places, [each["mean"] for each in found], "o-", color=colour, linewidth=1.6, markersize=6, label=name)
+        places = [place + (number - (len(groups) - 1) / 2) * 0.6 / max(len(groups), 10) for place in range(len(levels))]
+        axes.plot(places, [each["mean"] for each in found], **look, marker="o", linewidth=1.6, markersize=6, label=name)
         for place, each in zip(places, found, strict=True):
-            axes.plot([place, place], [each["low"], each["high"]], color=colour, linewidth=1.4)
-            axes.plot([place] * len(each["by_seed"]), each["by_seed"], "_", color=colour, alpha=0.6, markersize=7)
-    axes.set_xticks(levels, [f"{level:.0%}" for level in levels])
-    axes.set(xlabel=f"share of {removed} removed from the training faces, others in their place", ylabel="test accuracy")
+            axes.plot([place, place], [each["low"], each["high"]], color=look["color"], linewidth=1.4)
+            axes.plot([place] * len(each["by_seed"]), each["by_seed"], "_", color=look["color"], alpha=0.6, markersize=7)
+    axes.set_xticks(range(len(levels)), [f"{100 * level:g}%" for level in levels])
+    label = f"share of {removed} removed from the training faces, others in their place"
+    axes.set(xlabel=wrapped(label, 6.0), ylabel="test accuracy")
     _tidy(axes)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    legend_below(figure, *axes.get_legend_handles_labels())
     return figure
 
 

@@ -56,7 +56,6 @@ def test_confusion_shows_counts_and_shares_of_each_true_label():
 def test_a_dollar_in_a_name_begins_no_formula():
     named = plots.plot_confusion([[1, 2], [3, 4]], ["a$_$", "b$_2$"], "all for $5 and $_$")
     plain = plots.plot_confusion([[1, 2], [3, 4]], ["a", "b2"], "all for 5 and")
-    assert size_of(named) == size_of(plain)
     assert plots.png_bytes(named) != plots.png_bytes(plain)
 
 
