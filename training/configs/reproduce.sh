@@ -66,4 +66,5 @@ train fer2013-cnn
 train drawn-densenet121
 train ferplus-densenet121-start
 train ferplus-densenet121-tuned
+train ferplus-densenet121-robust
 train ferplus-densenet121
