@@ -117,6 +117,23 @@ def may_be_replaced(folder: Path, *marks: str) -> bool:
     return any((folder / mark).is_file() for mark in marks) or not any(folder.iterdir())
 
 
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+    """An empty, hidden folder beside `path`, which takes its name when the block ends; removed where it does not.
+
+    overwrite: replace what is at `path`; else FileExistsError is raised in the end where a folder with anything in it is there.
+    """
+    target = folder_to_write(path)
+    building = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir(parents=True)
+        yield building
+        replace_folder(building, target, overwrite=overwrite)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
 def replace_folder(new: Path, target: Path, *, overwrite: bool = True) -> None:
     """Give `new` the name `target`; what stood there goes only once the new one is in place.
 

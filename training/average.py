@@ -10,11 +10,8 @@ compare it with its members, `python -m training.compare`. (Wortsman et al. 2022
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +19,7 @@ import numpy as np
 
 from fer_keras import cli
 from fer_keras.errors import ConfigError, FerError
-from fer_keras.files import folder_to_write, may_be_replaced, replace_folder
+from fer_keras.files import may_be_replaced, whole_folder
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -37,11 +34,10 @@ def average(runs: Sequence[RunFolder], settings: TrainConfig, out: Path) -> RunF
     where weights can't be read.
     """
     from fer_keras.data.dataset import same_data
-    from training.run_folder import WHICH, RunFolder
+    from training.run_folder import WHICH, RunFolder, taken
 
-    taken = f"{out} exists already; choose another --out"
     if not may_be_replaced(out):
-        raise FerError(taken)
+        raise FerError(taken(out))
     first = runs[0]
     datasets = [run.dataset() for run in runs]
     for run, dataset in zip(runs, datasets, strict=True):
@@ -67,7 +63,7 @@ def average(runs: Sequence[RunFolder], settings: TrainConfig, out: Path) -> RunF
     model.set_weights([np.mean(each, axis=0) for each in zip(*members, strict=True)])
     settings = dataclasses.replace(settings, out=str(out))
     try:
-        with _whole(out) as folder:
+        with whole_folder(out) as folder:  # half a mean would pass for a training to go on with
             made = RunFolder.create(
                 folder, settings.to_dict(), first.spec, datasets[0], {"train": train, "validation": validation}
             )
@@ -75,21 +71,8 @@ def average(runs: Sequence[RunFolder], settings: TrainConfig, out: Path) -> RunF
                 model.save_weights(folder / f"{which}.weights.h5")
             made.update_metrics(mean_of=[run.name for run in runs], n_train=len(train), n_validation=len(validation))
     except FileExistsError:
-        raise FerError(taken) from None  # another process took the name meanwhile
+        raise FerError(taken(out)) from None  # another process took the name meanwhile
     return RunFolder.open(out)
-
-
-@contextlib.contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, which takes its name when the block ends: half a mean would pass for a training to go on with."""
-    target = folder_to_write(out)
-    building = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        yield building
-        replace_folder(building, target, overwrite=False)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def build_parser() -> cli.CommandParser:

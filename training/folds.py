@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from fer_keras.data import splits
 from fer_keras.data.dataset import SPLITS, FaceDataset
 from fer_keras.data.targets import select
 from fer_keras.errors import ConfigError, DataError, FerError, TrainingError
-from fer_keras.files import may_be_replaced, read_json, write_json, write_whole
+from fer_keras.files import may_be_replaced, read_json, whole_folder, write_json, write_whole
 from fer_keras.models.exported import git_revision
 from training import scoring
 from training.config import TrainConfig
@@ -226,38 +225,34 @@ def start(
     spec = model_spec(settings, dataset)
     notes += notes_on_seen(settings, dataset, use)
     settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), out=str(out))
-    building = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(building, ignore_errors=True)
     try:
-        for fold, part in enumerate(parts, start=1):
-            name = fold_name(fold, folds)
-            # A name to export under, for who goes on with a fold as with any run: train --resume OUT/fold-01.
-            own = dataclasses.replace(settings, out=str(out / name), export=f"{settings.export or out.name}-{name}")
-            RunFolder.create(building / name, own.to_dict(), spec, dataset, part)
-        tested = [(row, fold) for fold, part in enumerate(parts, start=1) for row in part["test"]]
-        table = pd.DataFrame(sorted(tested), columns=["row", "fold"])
-        write_whole(building / "folds.csv", table.to_csv(index=False))
-        plan = {
-            "folds": folds,
-            "stratify": ["label", *columns],
-            "identities": scoring.identities(dataset, rows) is not None,
-            "splits": list(use),
-            "protocol": protocol,
-            "n": len(rows),
-            "n_judged": len(judged),
-            "notes": notes,
-            "labels": list(dataset.labels),
-            "settings": settings.to_dict(),
-            "dataset": {"path": str(dataset.path.resolve()), "name": dataset.name, "fingerprint": dataset.fingerprint},
-            "versions": versions(),
-            "git_revision": git_revision(),
-        }
-        write_json(building / "kfold.json", plan)
-        if out.exists():
-            out.rmdir()  # it is empty
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        with whole_folder(out) as building:
+            for fold, part in enumerate(parts, start=1):
+                name = fold_name(fold, folds)
+                # A name to export under, for who goes on with a fold as with any run: train --resume OUT/fold-01.
+                own = dataclasses.replace(settings, out=str(out / name), export=f"{settings.export or out.name}-{name}")
+                RunFolder.create(building / name, own.to_dict(), spec, dataset, part)
+            tested = [(row, fold) for fold, part in enumerate(parts, start=1) for row in part["test"]]
+            table = pd.DataFrame(sorted(tested), columns=["row", "fold"])
+            write_whole(building / "folds.csv", table.to_csv(index=False))
+            plan = {
+                "folds": folds,
+                "stratify": ["label", *columns],
+                "identities": scoring.identities(dataset, rows) is not None,
+                "splits": list(use),
+                "protocol": protocol,
+                "n": len(rows),
+                "n_judged": len(judged),
+                "notes": notes,
+                "labels": list(dataset.labels),
+                "settings": settings.to_dict(),
+                "dataset": {"path": str(dataset.path.resolve()), "name": dataset.name, "fingerprint": dataset.fingerprint},
+                "versions": versions(),
+                "git_revision": git_revision(),
+            }
+            write_json(building / "kfold.json", plan)
+    except FileExistsError:
+        raise FerError(taken(out, "kfold.json")) from None  # another process took the name meanwhile
     return KFoldRun(out, plan)
 
 

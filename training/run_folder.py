@@ -214,9 +214,9 @@ class RunFolder:
         return logger
 
 
-def taken(out: Path, mark: str) -> str:
+def taken(out: Path, mark: str | None = None) -> str:
     """What to say where `out` can't be made since it is there. mark: the file by which a command knows what it can go on with."""
-    going_on = f", or go on with it: --resume {out}" if (out / mark).is_file() else ""
+    going_on = f", or go on with it: --resume {out}" if mark and (out / mark).is_file() else ""
     return f"{out} exists already; choose another --out{going_on}"
 
 

@@ -334,10 +334,8 @@ def identities_interval(correct: np.ndarray, people: np.ndarray | None) -> dict[
     """
     from fer_keras.evaluation import resampling
 
-    if people is None:
-        return {}
-    units = resampling.make_units(np.zeros(len(correct), np.int64), clusters=people)
-    if not units.identities:
+    units = resampling.person_units(people)
+    if units is None:
         return {}
     values = units.sums(np.column_stack([np.ones(len(correct)), correct]))
     rng = np.random.default_rng(0)

@@ -134,7 +134,7 @@ def second_choices(votes: np.ndarray) -> np.ndarray:
 def plot_classes(counts: Mapping[str, int], title: str = "") -> Figure:
     """Faces of each class as bars, with their number and share."""
     names, room = list(counts), 0.85
-    below = turned_room(names) if longest(names) > room else 0.0
+    below = turned_room(names, room=room)
     figure = _figure(max(5.5, 0.95 * len(names) + 1), 3.6 + below, title)
     axes = figure.subplots()
     total = max(sum(counts.values()), 1)

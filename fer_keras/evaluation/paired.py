@@ -30,7 +30,7 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray, people: np.nd
 
     first, second = np.asarray(first_correct, bool), np.asarray(second_correct, bool)
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    units = _persons(len(first), people)
+    units = resampling.person_units(people)
     if units is not None:
         p = _exchange_p(units.sums(second[:, None].astype(float) - first[:, None])[:, 0])
     else:
@@ -49,7 +49,7 @@ def accuracy_difference_interval(
     where somebody has several, a bootstrap over persons instead.
     """
     first, second = np.asarray(first_correct, bool), np.asarray(second_correct, bool)
-    units = _persons(len(first), people)
+    units = resampling.person_units(people)
     if units is None:
         return _newcombe(first, second)
     rng = np.random.default_rng(0)
@@ -63,20 +63,13 @@ def accuracy_difference_interval(
 
 def persons_note(people: np.ndarray | None) -> list[str]:
     """What a reader should know of `people`, as above, in a list; empty where faces are drawn."""
-    units = None if people is None else _persons(len(people), people)
+    units = resampling.person_units(people)
     if units is None:
         return []
     return [
         f"these {len(people)} faces are of {len(units.group)} persons, whose faces go together: intervals of differences draw "
         "whole persons (bootstrap), and tests exchange the answers of whole persons"
     ]
-
-
-def _persons(count: int, people: np.ndarray | None) -> resampling.Units | None:
-    if people is None:
-        return None
-    units = resampling.make_units(np.zeros(count, np.int64), clusters=people)
-    return units if units.identities else None
 
 
 def _exchange_p(gained: np.ndarray) -> float:

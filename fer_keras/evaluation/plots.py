@@ -273,7 +273,7 @@ def plot_per_class(per_class: Sequence[Mapping[str, Any]], title: str = "") -> F
     """
     names = [f"{entry['label']}\n{entry['support']}" for entry in per_class]
     places, room = np.arange(len(per_class)), 1.0
-    below = turned_room(names) if longest(names) > room else 0.0
+    below = turned_room(names, room=room)
     figure = new_figure(max(6.0, 1.05 * len(names) + 1.5), 3.8 + below, title)
     axes = figure.subplots()
     for offset, (name, colour) in enumerate(zip(("precision", "recall", "f1"), COLOURS, strict=False)):

@@ -62,9 +62,10 @@ def name_columns(axes: Axes, names: Sequence[str], room: float = 0.0, fontsize: 
     axes.set_xticks(range(len(names)), names, fontsize=fontsize, **turn)
 
 
-def turned_room(names: Sequence[str], fontsize: float = 10) -> float:
-    """How far down turned names of columns reach, in inches."""
-    return 0.71 * longest(names, fontsize)
+def turned_room(names: Sequence[str], fontsize: float = 10, room: float = 0.0) -> float:
+    """How far down names of columns reach where `name_columns` turns them, in inches; 0 where they stay upright."""
+    wide = longest(names, fontsize)
+    return 0.71 * wide if wide > room else 0.0
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:

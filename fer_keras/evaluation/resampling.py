@@ -66,6 +66,14 @@ def make_units(group: np.ndarray, truth: np.ndarray | None = None, clusters: np.
     return Units(unit, group[first], stratum, int(group.max()) + 1, len(pairs) < count)
 
 
+def person_units(people: np.ndarray | None) -> Units | None:
+    """Whole persons as units of one group: str (n,), who is on each face, "" where not known. None where nobody has two faces."""
+    if people is None:
+        return None
+    units = make_units(np.zeros(len(people), np.int64), clusters=people)
+    return units if units.identities else None
+
+
 def bootstrap_sums(values: np.ndarray, units: Units, repeats: int, rng: np.random.Generator) -> np.ndarray:
     """Sums of a stratified bootstrap: each group is drawn anew from its own units, with as many as it has.
 

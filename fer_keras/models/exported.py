@@ -14,7 +14,6 @@ import datetime
 import json
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ import numpy as np
 
 import fer_keras
 from fer_keras.errors import FerError, ModelError
-from fer_keras.files import folder_to_write, may_be_replaced, read_json, replace_folder, write_json
+from fer_keras.files import may_be_replaced, read_json, whole_folder, write_json
 from fer_keras.models.registry import ModelSpec
 
 if TYPE_CHECKING:
@@ -95,23 +94,17 @@ def export_model(
     _check_metadata(complete, path)
     twin = _float32_twin(model, spec)
 
-    target = folder_to_write(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        _write_saved_model(twin, spec, temporary)
-        # What this model says of the probe batch, so that another runtime can be checked without TensorFlow.
-        probed = np.asarray(twin(probe_pixels(spec.image_size, spec.channels).astype(np.float32), training=False))
-        complete["probe"] = {"probabilities": [[round(float(value), 6) for value in row] for row in probed]}
-        write_json(temporary / "metadata.json", complete)
-        (temporary / "README.md").write_text(model_card(complete), encoding="utf-8")
-        _verify(load_exported(temporary), twin)
-        replace_folder(temporary, target, overwrite=overwrite)
+        with whole_folder(path, overwrite=overwrite) as folder:
+            _write_saved_model(twin, spec, folder)
+            # What this model says of the probe batch, so that another runtime can be checked without TensorFlow.
+            probed = np.asarray(twin(probe_pixels(spec.image_size, spec.channels).astype(np.float32), training=False))
+            complete["probe"] = {"probabilities": [[round(float(value), 6) for value in row] for row in probed]}
+            write_json(folder / "metadata.json", complete)
+            (folder / "README.md").write_text(model_card(complete), encoding="utf-8")
+            _verify(load_exported(folder), twin)
     except FileExistsError:
         raise ModelError(taken) from None  # another process exported under this name meanwhile
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return path
 
 
