@@ -98,13 +98,12 @@ def seen_before(config: TrainConfig, dataset: FaceDataset) -> dict[str, set[str]
 
 
 def _auto_backbone(config: TrainConfig) -> str | None:
-    """The exported model that `--weights auto` takes a backbone from unless ImageNet weights can be had, or None."""
     if config.weights != "auto" or not config.two_phases:
         return None
-    from fer_keras.models.densenet import imagenet_cached, shipped_exports
+    from fer_keras.models.densenet import backbone_export
 
-    found = shipped_exports(config.arch, Path(config.saved_models))
-    return str(found[0]) if found and not imagenet_cached(config.arch) else None
+    path = backbone_export("auto", config.saved_models, config.arch)
+    return str(path) if path else None
 
 
 def notes_on_seen(config: TrainConfig, dataset: FaceDataset, judged: Iterable[str]) -> list[str]:

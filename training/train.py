@@ -124,6 +124,7 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
     spec = model_spec(settings, dataset)
     faces = dataset.manifest.loc[dataset.rows()]
     for note in [
+        *_notes_on_size(settings, spec),
         *notes_on_seen(settings, dataset, ("validation", "test")),
         *splits.unlearnable(faces["label"], faces["split"]),
     ]:
@@ -134,6 +135,23 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
         return RunFolder.create(out, settings.to_dict(), spec, dataset, rows)
 
 
+def _notes_on_size(settings: TrainConfig, spec: ModelSpec) -> list[str]:
+    found = _enlarged(settings, spec.image_size)
+    if not found or "input_size" in settings.model_options():
+        return []
+    return [
+        f"faces are enlarged from {spec.image_size} to {found['input_size']} px inside the model, as large as its backbone has "
+        f"learnt them; --input-size {spec.image_size} leaves them as they are"
+    ]
+
+
+def _enlarged(settings: TrainConfig, image_size: int) -> dict[str, Any]:
+    from fer_keras.models.densenet import backbone_export, learnt_size
+
+    export = backbone_export(settings.weights, settings.saved_models, settings.arch) if settings.two_phases else None
+    return learnt_size(export, image_size) if export else {}
+
+
 def model_spec(settings: TrainConfig, dataset: FaceDataset) -> ModelSpec:
     """The model that the settings describe, for the faces of a data set. Raises ConfigError where they do not fit."""
     from fer_keras.models.registry import ModelSpec
@@ -142,7 +160,10 @@ def model_spec(settings: TrainConfig, dataset: FaceDataset) -> ModelSpec:
 
     check_teacher(settings, dataset)
     # Where a backbone starts from another model, it alone does; other networks start from all of one.
-    shared = {} if settings.two_phases else exported_options(settings.weights, settings.saved_models, settings.arch)
+    if settings.two_phases:
+        shared = _enlarged(settings, dataset.image_size)
+    else:
+        shared = exported_options(settings.weights, settings.saved_models, settings.arch)
     return ModelSpec(
         name=settings.arch,
         classes=len(dataset.labels),

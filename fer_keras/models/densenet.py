@@ -294,6 +294,31 @@ def shipped_exports(arch: str, saved_models: Path) -> list[Path]:
     return found
 
 
+def backbone_export(weights: str, saved_models_dir: str | os.PathLike, arch: str) -> Path | None:
+    """The exported model that `load_backbone_weights` takes a backbone from; None where it is another file, or none.
+
+    For "auto" that is the shipped one unless ImageNet weights are cached: whether they can be downloaded shows later.
+    """
+    if weights == "auto":
+        return None if imagenet_cached(arch) else next(iter(shipped_exports(arch, Path(saved_models_dir))), None)
+    if weights in ("imagenet", "none"):
+        return None
+    path = find_weights(weights, saved_models_dir)
+    return path if path.is_dir() else None
+
+
+def learnt_size(export: Path, image_size: int) -> dict[str, Any]:
+    """The options with which a backbone sees faces of `image_size` px as large as those that the exported one has learnt.
+
+    {"input_size": side} enlarges them inside the model. {} where they are as large or larger: making them smaller loses details.
+    """
+    from fer_keras.models.exported import read_metadata
+
+    spec = read_metadata(export)["spec"]
+    side = spec["options"].get("input_size") or spec["image_size"]
+    return {"input_size": side} if side > image_size else {}
+
+
 # ImageNet
 
 

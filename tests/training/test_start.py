@@ -1,14 +1,21 @@
 """Trainings of a network without a backbone that start from an exported model."""
 
+import json
+
 import numpy as np
 import pytest
 from bands import banded_faces, write_faces
 from commandline import refused, run
 
+from fer_keras.data.dataset import FaceDataset
+from fer_keras.models.densenet import learnt_size
 from fer_keras.models.exported import read_weights
+from fer_keras.models.transfer import SHIPPED_MODELS
 from training import train
+from training.config import TrainConfig
 from training.run_folder import RunFolder
 
+SHIPPED = "ferplus-densenet121"
 #: Nothing but the statistics of the batch normalisation moves in an epoch.
 STILL = ["--epochs", "1", "--lr", "1e-12", "--weight-decay", "0", "--warmup", "0"]
 
@@ -59,3 +66,21 @@ def test_other_classes_get_a_new_last_layer(trained, here, capsys):
 def test_what_does_not_fit_is_refused(trained, here, capsys, words, expected):
     words = [str(trained.exported) if word == "EXPORTED" else word for word in words]
     assert expected in refused(train.main, capsys, "--data", trained.data, "--epochs", "1", *words)
+
+
+@pytest.mark.parametrize(
+    ("given", "side"),
+    [({"weights": SHIPPED}, "learnt"), ({"weights": SHIPPED, "input_size": 40}, 40), ({"weights": "none"}, None)],
+)
+def test_a_backbone_sees_small_faces_as_large_as_those_that_it_has_learnt(trained, here, capsys, given, side):
+    settings = TrainConfig(arch="densenet", data=str(trained.data), out="runs/dense", **given).resolved()
+    found = train.start_run(settings, FaceDataset.load(trained.data))
+    shipped = json.loads((SHIPPED_MODELS / SHIPPED / "metadata.json").read_text())
+    learnt = shipped["spec"]["options"]["input_size"] or shipped["input"]["height"]
+    assert found.spec.options["input_size"] == (learnt if side == "learnt" else side)
+    told = f"enlarged from {found.spec.image_size} to {learnt} px" in capsys.readouterr().out
+    assert told == (side == "learnt")
+
+
+def test_faces_larger_than_a_backbone_has_learnt_keep_their_details():
+    assert learnt_size(SHIPPED_MODELS / SHIPPED, 224) == {}
