@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fer_keras.evaluation.plots import COLOURS
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 #: Of faces whose label is uncertain.
 GREY = "#7f8791"
@@ -19,6 +24,22 @@ LONGEST_PX = 4096
 def label_colour(index: int, uncertain: bool = False) -> str:
     """The colour of a label by its position among the model's labels; grey for an uncertain one."""
     return GREY if uncertain else COLOURS[index % len(COLOURS)]
+
+
+def font_for(text: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """A font `size` pixels high that has the letters of a text, as far as one of this machine's fonts has them."""
+    return _font("" if text.isascii() else "".join(sorted(set(text))), size)
+
+
+@functools.lru_cache(maxsize=64)
+def _font(letters: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    from PIL import ImageFont
+
+    if not letters:
+        return ImageFont.load_default(size=size)
+    from fer_keras.evaluation.plots_text import font_file  # brings matplotlib, which names in ASCII do without
+
+    return ImageFont.truetype(font_file(letters), size)
 
 
 def draw_faces(
@@ -49,10 +70,8 @@ def draw_faces(
 
 def _label(draw: object, box: Sequence[float], text: str, colour: str, size: tuple[int, int]) -> None:
     """A label on its box's upper edge; inside the box where there is no room above, and never outside the picture."""
-    from PIL import ImageFont
-
     x1, y1, x2, _ = box
-    font = ImageFont.load_default(size=max(12, min(48, round((x2 - x1) / 9))))
+    font = font_for(text, max(12, min(48, round((x2 - x1) / 9))))
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     pad = max(2, round((bottom - top) / 5))
     wide, high = right - left + 2 * pad, bottom - top + 2 * pad

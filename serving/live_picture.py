@@ -9,13 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from fer_keras.types import TrackedFace
-from serving.drawing import label_colour
+from serving.drawing import font_for, label_colour
 
 #: A blurred face keeps so many blocks across: a head is seen, a person is not.
 BLUR_BLOCKS = 6
 #: How much of its size around a box is blurred too, since hair and ears tell who somebody is.
 BLUR_MARGIN = 0.25
 NOTICE_WH = (640, 480)
+#: Size in pixels at which Pillow's letters are as high as those of OpenCV's font at scale 1.
+_FONT_PX = 30
 
 
 def draw_live(
@@ -23,8 +25,9 @@ def draw_live(
 ) -> np.ndarray:
     """A frame with boxes, ids, labels and confidences, uint8 (h, w, 3) **BGR**, as the encoder takes it.
 
-    Drawn by OpenCV, which needs a tenth of the time of `serving.drawing` and has only a plain font. image_rgb: uint8 (h, w,
-    3), not changed. blur: boxes (x1, y1, x2, y2) in pixels; what is in them and close around is made unrecognisable first.
+    Drawn by OpenCV, which needs a tenth of the time of `serving.drawing`; its one font has nothing but ASCII, so labels with
+    other letters are written by Pillow. image_rgb: uint8 (h, w, 3), not changed. blur: boxes (x1, y1, x2, y2) in pixels; what
+    is in them and close around is made unrecognisable first.
     """
     import cv2
 
@@ -39,13 +42,32 @@ def draw_live(
         colour = _bgr(label_colour(labels.index(face.label), face.uncertain))
         cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), colour, line, cv2.LINE_AA)
         text = f"{face.track_id} {'uncertain' if face.uncertain else face.label} {face.confidence:.0%}"
-        (wide, high), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        left = max(0, min(x1, width - wide - 8))
-        top = y1 - high - below - 6 if y1 >= high + below + 6 else max(0, y1)
-        cv2.rectangle(picture, (left, top), (left + wide + 8, top + high + below + 6), colour, cv2.FILLED)
         ink = (255, 255, 255) if sum(w * c for w, c in zip((0.114, 0.587, 0.299), colour, strict=True)) < 150 else (0, 0, 0)
-        cv2.putText(picture, text, (left + 4, top + high + 3), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
+        strip = _strip(text, scale, colour, ink)
+        tall, wide = min(strip.shape[0], height), min(strip.shape[1], width)
+        left = max(0, min(x1, width - wide))
+        top = max(0, min(y1 - tall if y1 >= tall else y1, height - tall))
+        picture[top : top + tall, left : left + wide] = strip[:tall, :wide]
     return picture
+
+
+def _strip(text: str, scale: float, colour: Sequence[int], ink: Sequence[int]) -> np.ndarray:
+    """A label as a picture of its own, uint8 (h, w, 3) BGR. scale: of OpenCV's font."""
+    import cv2
+
+    if text.isascii():
+        (wide, high), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        strip = np.empty((high + below + 6, wide + 8, 3), np.uint8)
+        strip[:] = colour
+        return cv2.putText(strip, text, (4, high + 3), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
+    from PIL import Image, ImageDraw
+
+    font = font_for(text, round(_FONT_PX * scale))
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
+    # Channels are swapped on the way in instead of on the way out.
+    image = Image.new("RGB", (right - left + 8, bottom - top + 8), tuple(colour))
+    ImageDraw.Draw(image).text((4 - left, 4 - top), text, fill=tuple(ink), font=font)
+    return np.asarray(image)
 
 
 def encode_jpeg(picture_bgr: np.ndarray, quality: int) -> bytes:
@@ -62,16 +84,16 @@ def encode_jpeg(picture_bgr: np.ndarray, quality: int) -> bytes:
 def notice_jpeg(title: str, text: str) -> bytes:
     """A picture that says why there is no other one, as JPEG."""
     import cv2
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     image = Image.new("RGB", NOTICE_WH, "#20242b")
     draw = ImageDraw.Draw(image)
     lines = textwrap.wrap(text, 52)[:6]
     middle = NOTICE_WH[1] / 2 - 14 * len(lines)
-    draw.text((NOTICE_WH[0] / 2, middle - 26), title, fill="#ffb454", font=ImageFont.load_default(size=30), anchor="mm")
+    draw.text((NOTICE_WH[0] / 2, middle - 26), title, fill="#ffb454", font=font_for(title, 30), anchor="mm")
     for number, line in enumerate(lines):
         place = (NOTICE_WH[0] / 2, middle + 22 + 28 * number)
-        draw.text(place, line, fill="#e6e8ec", font=ImageFont.load_default(size=20), anchor="mm")
+        draw.text(place, line, fill="#e6e8ec", font=font_for(line, 20), anchor="mm")
     return encode_jpeg(cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR), 85)
 
 

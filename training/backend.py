@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def choose_precision(requested: str) -> str:
-    """The dtype policy to train with. "auto" takes mixed_bfloat16 where it is faster: CPUs with AMX, GPUs since Ampere."""
+    """The dtype policy to train with. "auto" takes mixed_bfloat16 where it is faster.
+
+    Those are CPUs that compute in it (AMX, AVX512-BF16: docs/results.md) and GPUs since Ampere.
+    """
     if requested != "auto":
         return requested
     import tensorflow as tf
@@ -31,7 +34,7 @@ def choose_precision(requested: str) -> str:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "float32"
-    return "mixed_bfloat16" if "amx_bf16" in flags else "float32"
+    return "mixed_bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else "float32"
 
 
 @functools.cache

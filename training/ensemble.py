@@ -135,6 +135,9 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
         }
     )
     train.check_export(settings)
+    if count:
+        for member in joined:
+            member.keras_model()  # weights that can't be read are told before others are trained for hours
     with folder_for(settings.out, "ensemble") as out:
         if not may_be_replaced(out):
             raise ConfigError(taken(out, "ensemble.json"))

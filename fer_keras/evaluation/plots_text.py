@@ -114,6 +114,14 @@ def _tell_of_boxes(letters: str) -> None:
     )
 
 
+def font_file(text: str) -> str:
+    """The font file here that has most of a text's letters: DejaVu Sans, which comes with matplotlib, where that is enough."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    files = [findfont(FontProperties(family=[name])) for name in _fonts_for(text)[0]]
+    return max(files, key=lambda file: sum(get_font(file).get_char_index(ord(letter)) > 0 for letter in set(text)))
+
+
 def _fonts_for(text: str) -> tuple[list[str], str]:
     return ([_FONT], "") if text.isascii() else _fonts_with("".join(sorted(set(text))))
 

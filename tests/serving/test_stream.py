@@ -341,6 +341,27 @@ def test_boxes_are_drawn_around_faces_and_nowhere_else():
     assert (drawn[60:120, 70:110] == 90).all()
 
 
+@pytest.mark.parametrize("label", ["colère", "Ärger", "гнев", "怒り"])
+def test_labels_of_other_scripts_are_written_with_their_letters(label):
+    image = np.full((240, 320, 3), 90, np.uint8)
+
+    def above(written):
+        return draw_live(image, [face(label=written)], (written, "sad"))[:50]
+
+    assert (above(label) != 90).any(axis=2).sum() > 500  # the label's background
+    if label != "怒り":  # whose font not every machine has
+        others = [above(label[:place] + "□" + label[place + 1 :]) for place in range(len(label))]
+        assert not any(np.array_equal(above(label), other) for other in others)
+
+
+def test_a_label_at_the_border_stays_in_the_picture():
+    image = np.full((60, 80, 3), 90, np.uint8)
+    for box in [(-30.0, -30.0, 10.0, 10.0), (70.0, 50.0, 120.0, 90.0), (90.0, 70.0, 120.0, 90.0)]:
+        for label in ("glad", "Überraschung, freudig oder erschrocken"):
+            drawn = draw_live(image, [face(box=box, label=label)], (label, "sad"))
+            assert drawn.shape == image.shape and (drawn != 90).any()
+
+
 def test_blurred_faces_can_not_be_told_apart_and_the_rest_stays_sharp(astronaut):
     box = (170.0, 70.0, 280.0, 200.0)
     blurred = draw_live(astronaut, [face(box=box)], ("glad", "sad"), blur=[box])[:, :, ::-1]
