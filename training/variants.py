@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,13 @@ def train_variants(variants: Sequence[Variant], dataset: FaceDataset, out: Path)
         cli.import_tensorflow()
     for number, run in enumerate(left):
         print(f"[{number + 1}/{len(left)}] {run.name}")
-        _fit(run, dataset)
+        try:
+            _fit(run, dataset)
+        except KeyboardInterrupt:
+            print(
+                f"{number} of {len(left)} trained; the same command again goes on with {run.name} (--out {out})", file=sys.stderr
+            )
+            raise
     return runs
 
 

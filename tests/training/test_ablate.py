@@ -1,6 +1,9 @@
 """Variations of a training: real, tiny trainings, and figures counted again from the predictions."""
 
+import contextlib
+import io
 import json
+import signal
 
 import numpy as np
 import pandas as pd
@@ -10,7 +13,7 @@ from sklearn.metrics import f1_score
 from tiny_runs import LABELS, write_bars
 
 from fer_keras.errors import ConfigError
-from training import ablate
+from training import ablate, loop
 from training.config import TrainConfig
 from training.run_folder import RunFolder
 
@@ -28,7 +31,19 @@ def dataset(tmp_path_factory):
 def out(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("out") / "ablation"
     words = ["--data", dataset.path, "--out", folder, *SETTINGS, "--seeds", "1", "--mirror", "--vary", USELESS]
-    assert ablate.main([str(word) for word in words]) == 0
+    words = [str(word) for word in words]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as told:
+        write_history = loop.write_history
+
+        def ctrl_c_in_the_third_epoch(path, history):
+            write_history(path, history)
+            if len(history) == 3:
+                signal.raise_signal(signal.SIGINT)
+
+        patch.setattr(loop, "write_history", ctrl_c_in_the_third_epoch)
+        assert ablate.main(words) == 130
+    assert "0 of 2 trained; the same command again goes on with as-it-is-seed0" in told.getvalue()
+    assert ablate.main(words) == 0  # and goes on, as the tests below see
     return folder
 
 
