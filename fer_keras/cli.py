@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -43,6 +44,10 @@ def run(command: Callable[[argparse.Namespace], int | None], parser: CommandPars
 
     A full disk, a missing file, or a lack of permission are told in the words of the operating system.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file name that the console's encoding lacks, as of output into a file on Windows, is no reason to lose the work.
+            stream.reconfigure(errors="backslashreplace")
     args = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if args.debug else "3")
     try:

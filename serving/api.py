@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 blueprint = Blueprint("api", __name__)
 
 FACES = ("auto", "full")
+#: What every analysis of pictures can be asked.
+OPTIONS = ("faces", "model", "detector")
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 _MB = 2**20
 #: Frames of an uploaded video that are analysed per second of it.
@@ -162,9 +164,14 @@ def _check_names(given: Iterable[str], allowed: Sequence[str]) -> None:
 
 
 class _Asked:
-    """What every analysis takes: how faces are found, which model and detector; from the body, else from the query."""
+    """What every analysis takes: how faces are found, which model and detector; from the body, else from the query.
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
+    query: names that the query may have. A misspelt one would change nothing, and nobody would know.
+    """
+
+    def __init__(self, body: Mapping[str, Any], query: Sequence[str] = OPTIONS) -> None:
+        _check_names(request.args, query)
+
         def chosen(name: str, choices: Sequence[str], default: str) -> str:
             return _choice(body, name, choices, _choice(request.args, name, choices, default))
 
@@ -181,13 +188,13 @@ class _Asked:
         ]
 
 
-def _sent_form(field: str, options: Sequence[str] = ("faces", "model", "detector")) -> tuple[_Asked, list[FileStorage]]:
+def _sent_form(field: str, options: Sequence[str] = OPTIONS) -> tuple[_Asked, list[FileStorage]]:
     """What is asked in a form, and its files; their names and declared types mean nothing here."""
     if field in request.form:
         raise RequestError(422, f"{field} came as text; send it as a file, with a file name")
     _check_names(request.form, options)
     _check_names(request.files, [field])
-    return _Asked(request.form), request.files.getlist(field)
+    return _Asked(request.form, options), request.files.getlist(field)
 
 
 def _decoded(data: bytes) -> np.ndarray:
@@ -258,7 +265,7 @@ def webcam() -> Response:
         raise RequestError(422, "session is 16 to 64 hexadecimal digits, made up once by who sends the pictures")
     if request.mimetype not in uploads.IMAGE_TYPES:
         raise RequestError(415, f"expected {', '.join(uploads.IMAGE_TYPES)}; got {request.mimetype[:80] or 'no content type'}")
-    asked = _Asked({})
+    asked = _Asked({}, ("session", "model", "detector"))
     data = request.get_data(cache=False)  # as above, before a turn is taken
     with engine().turn():
         image = _decoded(data)

@@ -69,3 +69,10 @@ def test_who_stops_reading_the_lines_still_gets_the_files(tmp_path):
         assert process.wait(60) == 0
         assert process.stderr.read() == b""
     assert (tmp_path / "made.txt").read_text() == "whole"
+
+
+def test_what_the_console_can_not_write_is_written_otherwise(tmp_path):
+    code = "from fer_keras import cli\nraise SystemExit(cli.run(lambda args: print('\u4f1a.png'), cli.CommandParser(), []))"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\\u4f1a.png\n", b"")

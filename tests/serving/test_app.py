@@ -135,6 +135,8 @@ def test_the_faces_of_a_webcam_keep_their_ids(server):
     for face_id, box in seen[-1].items():
         assert overlap(box, seen[-2][face_id]) > 0.7
     assert "16 to 64 hexadecimal digits" in message(post(server, "/api/webcam?session=me", data=b"x"))
+    whole = post(server, "/api/webcam?session=0123456789abcdef&faces=full", data=data, headers={"Content-Type": "image/jpeg"})
+    assert whole.status_code == 422 and "unknown entry 'faces'" in message(whole)
 
 
 def test_a_video_is_answered_frame_by_frame_and_leaves_nothing_behind(server, tmp_path, monkeypatch):
@@ -373,6 +375,7 @@ def test_a_truncated_picture_is_refused(server, astronaut):
         ({"json": {"image": "aGk=", "model": ["x"]}}, 422, "model is one of ferplus-cnn, twin; got"),
         ({"json": {"image": "aGk=", "model": "../../etc"}}, 422, "model is one of ferplus-cnn, twin; got"),
         ({"files": {"picture": b"x"}}, 422, "unknown entry 'picture'; expected image"),
+        ({"json": {"image": "aGk="}, "params": {"modle": "twin"}}, 422, "unknown entry 'modle'; expected faces, model, detector"),
         ({"files": {"image": (None, "text")}}, 422, "image came as text; send it as a file"),
         ({"files": [("image", b"x"), ("image", b"y")]}, 422, "got 2"),
     ],
