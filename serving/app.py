@@ -67,7 +67,8 @@ def build_parser() -> cli.CommandParser:
         "saved_models (repeatable; the page switches between them; default: the shipped one)")  # fmt: skip
     add("--detector", choices=DETECTORS, help=f"what finds faces (default {defaults.detector})")
     add("--min-face", type=cli.positive_int, dest="min_face_px", metavar="PX",
-        help=f"smallest face looked for (default {defaults.min_face_px})")  # fmt: skip
+        help=f"smallest face looked for in streams and webcams (default {defaults.min_face_px}; in uploads "
+        f"{defaults.upload_min_face_px}, or {PREFIX}UPLOAD_MIN_FACE_PX)")  # fmt: skip
     add("--runtime", choices=("auto", *RUNTIMES), help=f"what runs the models (default {defaults.runtime})")
     add("--host", help=f"address to listen on (default {defaults.host}; another than this machine's own needs a token)")
     add("--port", type=int, help=f"port to listen on, 0 for a free one (default {defaults.port})")

@@ -35,6 +35,8 @@ _Made = TypeVar("_Made")
 
 #: Pictures that are decoded and analysed at the same time. More would not be faster, and each may be large.
 WORKERS = 2
+#: An upload waits so long for a place: a visitor's video that was left for another is noticed when its next line is sent.
+VIDEO_WAIT_S = 3.0
 #: Webcam visitors whose faces are tracked, and how long one is remembered who sends nothing more.
 MAX_SESSIONS = 32
 SESSION_S = 30.0
@@ -75,7 +77,8 @@ class Engine:
         self.metadata = {name: read_metadata(path) for name, path in self.paths.items()}
         self.default_model = next(iter(self.paths))
         self.recognizers: OnDemand[Recognizer] = OnDemand(self.paths, self._open_recognizer)
-        self.detectors: OnDemand[Detector] = OnDemand(DETECTORS, self._open_detector)
+        self.detectors: OnDemand[Detector] = OnDemand(DETECTORS, self._open_detector(config.min_face_px))
+        self.upload_detectors: OnDemand[Detector] = OnDemand(DETECTORS, self._open_detector(config.upload_min_face_px))
         self.closing = threading.Event()
         self.streams: dict[str, Stream] = {}
         for source in sources or [create_source(spec, config.max_side_px) for spec in config.sources]:
@@ -155,7 +158,7 @@ class Engine:
                 # Faces too small to be found after this are too small to be read.
                 small.append(shrunk(image, self.config.max_side_px))
                 start = time.perf_counter()
-                found = self.detectors(detector).detect(small[-1])[: self.config.max_faces]
+                found = self.upload_detectors(detector).detect(small[-1])[: self.config.max_faces]
                 self.metrics.observe({"detect": time.perf_counter() - start})
                 boxes.append([each.box_xyxy_px for each in found])
                 scores.append([each.score for each in found])
@@ -191,13 +194,13 @@ class Engine:
 
     @contextlib.contextmanager
     def video_analyzer(self, model: str, detector: str) -> Iterator[Analyzer]:
-        """An analyzer for one uploaded video. Raises TooManyError where enough others are being analysed."""
+        """An analyzer for one uploaded video. Raises TooManyError where enough others are being analysed for VIDEO_WAIT_S."""
         from fer_keras.inference.analyzer import Analyzer
 
-        if not self._videos.acquire(blocking=False):
+        if not self._videos.acquire(timeout=VIDEO_WAIT_S):
             raise TooManyError(f"{WORKERS} videos are being analysed already; try again later")
         try:
-            yield Analyzer(self.recognizers(model), self.detectors(detector))
+            yield Analyzer(self.recognizers(model), self.upload_detectors(detector))
         finally:
             self._videos.release()
 
@@ -211,6 +214,7 @@ class Engine:
             detector.detect(blank)  # what is compiled at first use is compiled now
             recognizer.recognize(blank, [(0, 0, 64, 64)])
             self.ready.set()
+            self.upload_detectors(self.config.detector)  # whoever sends the first picture need not wait for it
         except Exception as error:
             self.failure = str(error) if isinstance(error, FerError) else f"unexpected {type(error).__name__}"
             log.exception("the model could not be loaded")
@@ -220,8 +224,8 @@ class Engine:
 
         return Recognizer(self.paths[name], runtime=self.config.runtime)
 
-    def _open_detector(self, name: str) -> Detector:
-        return create_detector(name, self.config.min_face_px, self.config.runtime)
+    def _open_detector(self, min_face_px: int) -> Callable[[str], Detector]:
+        return lambda name: create_detector(name, min_face_px, self.config.runtime)
 
     def _session(self, name: str, recognizer: Recognizer, detector: Detector) -> _Session:
         from fer_keras.inference.analyzer import Analyzer

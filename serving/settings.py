@@ -24,7 +24,8 @@ class ServerConfig:
     """Settings of the server. Raises ConfigError where one is impossible, or where a network would be let in without a token.
 
     sources: each "demo", a camera's number, a file, or a URL (rtsp, http). models: exported models, as paths or names in
-    saved_models; none: the shipped default. detector, min_face_px: what finds faces, and the smallest it looks for.
+    saved_models; none: the shipped default. detector: what finds faces. min_face_px: the smallest that it looks for in streams
+    and webcams, which have to be quick; upload_min_face_px: in uploaded pictures and films, which may be of a whole class.
     runtime: what runs the models: "auto", or one of fer_keras.runtime.RUNTIMES. host, port: where it listens. token: who has
     it is let in; needed where host is not loopback. blur: make faces in the stream and in snapshots unrecognisable, as far as the
     detector finds them, which then looks at every frame.
@@ -42,6 +43,7 @@ class ServerConfig:
     models: tuple[str, ...] = ()
     detector: str = "mtcnn"
     min_face_px: int = 40
+    upload_min_face_px: int = 20
     runtime: str = "auto"
     host: str = "127.0.0.1"
     port: int = 8000
@@ -67,7 +69,8 @@ class ServerConfig:
         for setting, choices in (("detector", DETECTORS), ("runtime", ("auto", *RUNTIMES))):
             if getattr(self, setting) not in choices:
                 raise ConfigError(f"unknown {setting} {getattr(self, setting)!r}; choose from {', '.join(choices)}")
-        limits = {"min_face_px": (10, 2000), "port": (0, 65535), "jpeg_quality": (1, 100), "idle_stop_s": (0, 3600)}
+        smallest = dict.fromkeys(("min_face_px", "upload_min_face_px"), (10, 2000))
+        limits = {**smallest, "port": (0, 65535), "jpeg_quality": (1, 100), "idle_stop_s": (0, 3600)}
         for setting in fields(self):
             if setting.type not in ("int", "float"):
                 continue

@@ -7,7 +7,7 @@ const dashes = [[], [7, 4], [2, 3], [9, 3, 2, 3]]; // so that lines differ by mo
 export class Timeline {
   // windowS: seconds that are shown, the newest at the right; null: all, from 0.
   constructor(canvas, legend, windowS = 60) {
-    Object.assign(this, { canvas, legend, windowS, points: [], labels: [], colours: [] });
+    Object.assign(this, { canvas, legend, windowS, points: [], labels: [], colours: [], person: "" });
     new ResizeObserver(() => this.draw()).observe(canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
       this.drawLegend();
@@ -48,20 +48,30 @@ export class Timeline {
     this.draw();
   }
 
+  // Whose line is drawn, of what was seen already too. person: an id, or "" for what stands for all.
+  choose(person) {
+    this.person = person;
+    this.draw();
+  }
+
   // What comes next does not go on from here.
   gap() {
     const last = this.points.at(-1);
     if (last?.values) this.add(last.timeS, null);
   }
 
-  // values: one for each label, or null where nobody was seen.
-  add(timeS, values) {
+  // values: one for each label, or null where nobody was seen. people: such values by id, where one of them can be chosen.
+  add(timeS, values, people = new Map()) {
     while (this.points.at(-1)?.timeS > timeS) this.points.pop(); // the source began anew
-    this.points.push({ timeS, values });
+    this.points.push({ timeS, values, people });
     if (this.windowS) {
       const oldest = timeS - this.windowS - 1;
       while (this.points.length && this.points[0].timeS < oldest) this.points.shift();
     }
+  }
+
+  chosen(point) {
+    return this.person ? (point.people.get(this.person) ?? null) : point.values;
   }
 
   draw() {
@@ -111,15 +121,16 @@ export class Timeline {
     pen.rect(edge.left, 0, width - edge.left - edge.right, height);
     pen.clip();
     pen.lineWidth = 2;
+    const line = this.points.map((point) => [x(point.timeS), this.chosen(point)]);
     this.labels.forEach((_, index) => {
       pen.strokeStyle = onPage(this.colours[index]);
       pen.setLineDash(this.dash(index));
       pen.beginPath();
       let open = false;
-      for (const { timeS, values } of this.points) {
+      for (const [across, values] of line) {
         if (values) {
-          if (open) pen.lineTo(x(timeS), y(values[index]));
-          else pen.moveTo(x(timeS), y(values[index]));
+          if (open) pen.lineTo(across, y(values[index]));
+          else pen.moveTo(across, y(values[index]));
         }
         open = Boolean(values);
       }

@@ -9,8 +9,12 @@ export const address = (path) => document.body.dataset.root + path;
 const grey = "#7f8791"; // of faces whose label is uncertain, as in the stream
 const colours = new Map(); // of labels, by model
 
-export async function ask(path, options = {}) {
-  const answer = await fetch(address(path), options);
+// patienceS: how long an answer may take to begin. Where the options bring a signal of their own, who asks ends it instead.
+export async function ask(path, options = {}, patienceS = 20) {
+  const impatient = new AbortController();
+  const late = `No answer in ${patienceS} s. If this page is open in other windows, close some: a browser has six connections to a server for all of them.`;
+  const timer = setTimeout(() => impatient.abort(new Error(late)), 1000 * patienceS);
+  const answer = await fetch(address(path), { signal: impatient.signal, ...options }).finally(() => clearTimeout(timer));
   if (!answer.ok) {
     let text = `${answer.status} ${answer.statusText}`;
     try {
@@ -23,8 +27,8 @@ export async function ask(path, options = {}) {
   return answer;
 }
 
-export const postJson = async (path, value) =>
-  (await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) })).json();
+export const postJson = async (path, value, patienceS = 20) =>
+  (await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) }, patienceS)).json();
 
 export function say(text, isError = false) {
   const message = byId("message");
@@ -132,6 +136,11 @@ export class People {
       bar.value.textContent = percent(share);
     }
   }
+}
+
+// A small picture is enlarged by a whole factor, so that labels can be read in it and do not hide its faces; a strip not without end.
+export function enlargement(width, height) {
+  return Math.max(1, Math.min(Math.ceil(320 / Math.min(width, height)), Math.floor(4096 / Math.max(width, height))));
 }
 
 // Boxes as the server draws them into its stream. scale: from the picture's pixels to the canvas's.

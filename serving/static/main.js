@@ -30,9 +30,15 @@ names.forEach((name, index) => {
   });
 });
 
+// Links within the page, such as the one that skips to the content, are none of this.
+const named = (hash) => (hash ? names.find((name) => hash === `#${name}`) : names[0]);
+addEventListener("hashchange", () => {
+  if (named(location.hash)) open(named(location.hash));
+});
+
 try {
   await loadModels(); // for the labels' colours
 } catch (error) {
   say(error.message, true);
 }
-open(names.includes(location.hash.slice(1)) ? location.hash.slice(1) : "stream");
+open(named(location.hash) ?? names[0]);

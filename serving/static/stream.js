@@ -1,5 +1,5 @@
 // The stream that everybody sees.
-import { address, ask, byId, colourOf, People, postJson, saveAs, say, Trouble } from "./common.js";
+import { address, ask, byId, colourOf, loadModels, People, postJson, saveAs, say, Trouble } from "./common.js";
 import { meanOf, Timeline } from "./chart.js";
 
 const blank = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
@@ -14,6 +14,7 @@ let shown = false; // whether this panel is the one that is seen
 let status = null;
 let retry = 0;
 let drawDue = false;
+let unsure = false; // whether the server may be another than the one that made this page
 let known = {}; // model and detector that the selects were last set to by what the server said
 
 const source = () => byId("source").value;
@@ -37,7 +38,7 @@ function open() {
   picture.src = `${address(at("/api/stream/video"))}&n=${Date.now()}`;
   events = new EventSource(address(at("/api/stream/events")));
   events.onmessage = (event) => take(JSON.parse(event.data));
-  events.onerror = () => again(events.readyState === EventSource.CLOSED);
+  events.onerror = () => again("events");
 }
 
 function close() {
@@ -48,16 +49,33 @@ function close() {
   timeline.gap();
 }
 
+// A server that was started anew may have other models and sources than those that the page lets choose from.
+async function isOutdated() {
+  const [models, sources] = await Promise.all([loadModels(), ask("/api/stream").then((answer) => answer.json())]);
+  const differs = (id, names) => [...byId(id).options].map((option) => option.value).join("\n") !== names.join("\n");
+  return differs("model", [...models.keys()]) || differs("source", sources.sources.map((each) => each.source));
+}
+
 // Events that end would come again by themselves; the picture would not, nor does it say so where the server ends it in order.
-async function again(refused) {
+// Neither tells why it was refused, so the same is asked once more in a way that does. kind: "events" or "video".
+async function again(kind) {
+  const path = at(`/api/stream/${kind}`);
   close();
+  unsure = true;
   showState("no answer", "", true);
+  showFacts(null);
   showPeople([], "", "");
-  let what = refused ? "The stream is full" : "The connection ended";
+  let what = "The connection ended";
   try {
-    await ask("/api/stream");
+    const outdated = await isOutdated();
+    if (events || !isWanted()) return;
+    if (outdated) {
+      location.reload();
+      return;
+    }
+    await (await ask(`${path}&limit=1`)).body.cancel();
   } catch (error) {
-    what = `The server does not answer (${error.message})`;
+    what = error instanceof TypeError ? `The server does not answer (${error.message})` : error.message; // a TypeError is of the network
   }
   if (events || !isWanted()) return;
   trouble.tell(`${what}; trying again in a few seconds.`);
@@ -66,16 +84,25 @@ async function again(refused) {
 }
 
 picture.addEventListener("error", () => {
-  if (events) again(true);
+  if (events) again("video");
 });
 
 function take({ result, status: now }) {
   trouble.over();
+  if (unsure) {
+    unsure = false;
+    isOutdated().then(
+      (outdated) => {
+        unsure = outdated;
+        if (outdated && isWanted()) location.reload(); // something else that is being looked at would be lost
+      },
+      () => (unsure = true),
+    );
+  }
   status = now;
   showState(now.state, now.message, now.state === "lost");
-  byId("fact-fps").textContent = now.fps.toFixed(1);
-  byId("fact-latency").textContent = now.latency_ms === null ? "-" : `${Math.round(now.latency_ms)} ms`;
-  byId("fact-viewers").textContent = now.viewers;
+  showFacts(now);
+  showButtons();
   for (const name of ["model", "detector"]) {
     if (now[name] !== known[name]) byId(name).value = known[name] = now[name]; // somebody, perhaps another viewer, switched it
   }
@@ -90,8 +117,7 @@ function take({ result, status: now }) {
   if (!faces.length && !timeline.labels.length) return;
   const labels = faces.length ? Object.keys(faces[0].probabilities) : timeline.labels;
   timeline.setLabels(labels, labels.map((label) => colourOf(result.model, label)));
-  const chosen = byId("person").value;
-  timeline.add(result.time_s, meanOf(chosen ? faces.filter((face) => String(face.id) === chosen) : faces, labels));
+  timeline.add(result.time_s, meanOf(faces, labels), new Map(faces.map((face) => [String(face.id), meanOf([face], labels)])));
   if (!drawDue) {
     drawDue = true;
     requestAnimationFrame(() => {
@@ -108,6 +134,20 @@ function showState(text, title, isBad) {
   state.classList.toggle("bad", isBad);
 }
 
+function showFacts(now) {
+  byId("fact-fps").textContent = now ? now.fps.toFixed(1) : "-";
+  byId("fact-latency").textContent = now && now.latency_ms !== null ? `${Math.round(now.latency_ms)} ms` : "-";
+  byId("fact-viewers").textContent = now ? now.viewers : "-";
+}
+
+// Before the first picture there is none to keep.
+const isBlank = () => !paused && picture.naturalWidth <= 1;
+
+function showButtons() {
+  // They are not `disabled`: who goes on by the keyboard would lose the focus until the next picture.
+  for (const name of ["pause", "snapshot"]) byId(name).setAttribute("aria-disabled", String(isBlank()));
+}
+
 function showPeople(faces, model, ifNobody) {
   byId("fact-people").textContent = faces.length;
   byId("nobody").hidden = faces.length > 0;
@@ -117,7 +157,8 @@ function showPeople(faces, model, ifNobody) {
 
 function showPersons(faces) {
   const select = byId("person");
-  if (document.activeElement === select) return; // an open list must not change under the hand
+  // An open list must not change under the hand. Where a browser does not tell, one that has the focus may be open.
+  if (select.matches(CSS.supports("selector(:open)") ? ":open" : ":focus")) return;
   const ids = faces.map((face) => String(face.id));
   if (select.value && !ids.includes(select.value)) ids.push(select.value);
   const known = [...select.options].slice(1).map((option) => option.value);
@@ -138,8 +179,8 @@ function showRecording(recording) {
 }
 
 function keepStill() {
-  still.width = picture.naturalWidth || 640;
-  still.height = picture.naturalHeight || 480;
+  still.width = picture.naturalWidth;
+  still.height = picture.naturalHeight;
   still.getContext("2d").drawImage(picture, 0, 0, still.width, still.height);
 }
 
@@ -152,11 +193,18 @@ function pause(on) {
   byId("pause").textContent = paused ? "Go on" : "Pause";
   say(paused ? "Paused for you; others still see the stream." : "");
   update();
+  showButtons();
 }
 
-byId("pause").addEventListener("click", () => pause(!paused));
+picture.addEventListener("load", showButtons);
+byId("person").addEventListener("change", () => timeline.choose(byId("person").value));
+
+byId("pause").addEventListener("click", () => {
+  if (!isBlank()) pause(!paused);
+});
 
 byId("snapshot").addEventListener("click", async () => {
+  if (isBlank()) return;
   const name = `${source()}-${new Date().toISOString().slice(0, 19).replaceAll(":", "")}.jpg`;
   try {
     if (paused) still.toBlob((blob) => saveAs(blob, name), "image/jpeg", 0.9);
@@ -185,7 +233,7 @@ for (const name of ["model", "detector"]) {
     const wanted = byId(name).value;
     say(`Switching to ${wanted}...`);
     try {
-      const now = await postJson("/api/stream/settings", { source: source(), [name]: wanted });
+      const now = await postJson("/api/stream/settings", { source: source(), [name]: wanted }, 60); // which may have to be loaded first
       say(`Now with ${now[name]}.`); // which somebody else may have chosen meanwhile
     } catch (error) {
       byId(name).value = known[name];
@@ -197,9 +245,11 @@ for (const name of ["model", "detector"]) {
 byId("source").addEventListener("change", () => {
   close();
   timeline.clear();
+  timeline.choose("");
   known = {};
   status = null;
   showState("connecting", "", false);
+  showFacts(null);
   showPeople([], "", "");
   byId("person").length = 1;
   showRecording(null);

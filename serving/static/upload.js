@@ -1,6 +1,7 @@
 // A picture or a video that the visitor chooses.
-import { ask, byId, colourOf, drawBoxes, limits, People, say } from "./common.js";
+import { ask, byId, colourOf, drawBoxes, enlargement, limits, People, say } from "./common.js";
 import { meanOf, Timeline } from "./chart.js";
+import { upright } from "./upright.js";
 
 const people = new People(byId("upload-people"));
 const timeline = new Timeline(byId("upload-timeline"), byId("upload-legend"), null);
@@ -8,6 +9,8 @@ const image = byId("upload-image");
 const video = byId("upload-video");
 const boxes = byId("upload-boxes");
 const csv = byId("upload-csv");
+let chosen = null; // the file; its input is emptied where it must be possible to choose the same once more, which else is no change
+let due = 0; // analysis with other options
 let stop = null; // of what is being analysed now
 let frames = []; // of the video that is shown
 let draw = null; // the picture that is shown, with its boxes
@@ -16,14 +19,21 @@ const notPlayed = "This browser can't play it; the chart and the CSV have the re
 
 const options = () => ({ model: byId("upload-model").value, detector: byId("upload-detector").value, faces: byId("upload-faces").value });
 
+function hideProgress() {
+  if (document.activeElement === byId("upload-stop")) byId("upload-file").focus(); // else the keyboard would begin at the page's top
+  byId("upload-stop").hidden = byId("upload-progress").hidden = true;
+}
+
 function reset() {
+  clearTimeout(due);
   stop?.abort();
   stop = new AbortController();
   frames = [];
   draw = null;
   for (const link of [csv.href, video.src]) if (link?.startsWith("blob:")) URL.revokeObjectURL(link);
   video.removeAttribute("src");
-  for (const part of [image, video, boxes, csv, byId("upload-screen"), byId("upload-timeline"), byId("upload-progress"), byId("upload-stop"), byId("upload-heading")]) part.hidden = true;
+  for (const part of [image, video, boxes, csv, byId("upload-screen"), byId("upload-timeline"), byId("upload-heading")]) part.hidden = true;
+  hideProgress();
   people.show([], "");
   timeline.setLabels([], []);
   say("");
@@ -49,9 +59,11 @@ async function analyse(file) {
     say(`Analysing ${file.name}...`);
     await (moves ? analyseVideo(file, signal) : analyseImage(file, signal));
   } catch (error) {
-    if (!signal.aborted) say(error.message, true);
+    if (signal.aborted) return;
+    byId("upload-file").value = "";
+    say(error.message, true);
   } finally {
-    if (!signal.aborted) byId("upload-stop").hidden = byId("upload-progress").hidden = true;
+    if (!signal.aborted) hideProgress();
   }
 }
 
@@ -60,22 +72,28 @@ async function analyseImage(file, signal) {
   form.append("image", file);
   for (const [name, value] of Object.entries(options())) form.append(name, value);
   const answer = await (await ask("/api/predict", { method: "POST", body: form, signal })).json();
-  // The browser turns a picture upright as the server does, by its EXIF orientation.
-  const bitmap = await createImageBitmap(file);
-  image.width = bitmap.width;
-  image.height = bitmap.height;
+  const bitmap = await upright(file);
+  if (signal.aborted) return;
+  // Where something else than EXIF says how the picture is turned, boxes beside the faces would be worse than no picture.
+  const isTurned = (bitmap.width > bitmap.height) !== (answer.width > answer.height);
+  const scale = enlargement(answer.width, answer.height);
+  image.width = scale * answer.width;
+  image.height = scale * answer.height;
   // Before the boxes are drawn, whose letters are as large as the picture's width on the page wants them.
   image.hidden = byId("upload-screen").hidden = byId("upload-heading").hidden = false;
   draw = () => {
     const context = image.getContext("2d");
-    context.drawImage(bitmap, 0, 0);
-    drawBoxes(context, answer.faces, answer.model, bitmap.width / answer.width);
+    context.clearRect(0, 0, image.width, image.height); // a transparent picture would leave the labels of another size
+    context.imageSmoothingEnabled = false; // pixels of a small picture as they are
+    if (!isTurned) context.drawImage(bitmap, 0, 0, image.width, image.height);
+    drawBoxes(context, answer.faces, answer.model, scale);
   };
   draw();
   byId("upload-heading").textContent = "Faces";
   people.show(answer.faces, answer.model);
   const count = answer.faces.length;
-  say(count ? `${count} ${count === 1 ? "face" : "faces"} in ${file.name}.` : `No face was found in ${file.name}.`);
+  const turned = isTurned ? " This browser would show the picture turned, so its boxes are shown alone." : "";
+  say((count ? `${count} ${count === 1 ? "face" : "faces"} in ${file.name}.` : `No face was found in ${file.name}.`) + turned);
   giveCsv([{ time_s: "", faces: answer.faces }]);
 }
 
@@ -98,9 +116,10 @@ async function analyseVideo(file, signal) {
       video.src = URL.createObjectURL(file);
       for (const part of [video, boxes, byId("upload-screen"), byId("upload-timeline"), byId("upload-heading")]) part.hidden = false;
       byId("upload-heading").textContent = "People at this moment";
-      boxes.width = line.width;
-      boxes.height = line.height;
-      showMoment(model, frames);
+      const scale = enlargement(line.width, line.height);
+      boxes.width = scale * line.width;
+      boxes.height = scale * line.height;
+      showMoment(model, frames, scale);
     } else if (line.type === "frame") {
       frames.push(line);
       timeline.add(line.time_s, meanOf(line.faces, info.labels));
@@ -140,7 +159,7 @@ async function* linesOf(body) {
 }
 
 // What was found at the moment that the video shows. mine: the frames this began with; others mean another upload.
-function showMoment(model, mine) {
+function showMoment(model, mine, scale) {
   if (mine !== frames || video.hidden) return;
   const later = mine.findIndex((frame) => frame.time_s > video.currentTime + 0.001);
   const found = mine.at(later < 0 ? -1 : later - 1);
@@ -149,9 +168,9 @@ function showMoment(model, mine) {
   const faces = known ? found.faces : [];
   const context = boxes.getContext("2d");
   context.clearRect(0, 0, boxes.width, boxes.height);
-  drawBoxes(context, faces, model);
+  drawBoxes(context, faces, model, scale);
   people.show(faces, model);
-  setTimeout(() => requestAnimationFrame(() => showMoment(model, mine)), 60);
+  setTimeout(() => requestAnimationFrame(() => showMoment(model, mine, scale)), 60);
 }
 
 function giveCsv(rows) {
@@ -171,13 +190,26 @@ function giveCsv(rows) {
 
 const form = byId("upload-form");
 form.addEventListener("submit", (event) => event.preventDefault());
-byId("upload-file").addEventListener("change", (event) => analyse(event.target.files[0]));
+
+function choose(file) {
+  chosen = file;
+  analyse(file);
+}
+
+byId("upload-file").addEventListener("change", (event) => choose(event.target.files[0]));
 for (const name of ["upload-model", "upload-detector", "upload-faces"]) {
-  byId(name).addEventListener("change", () => analyse(byId("upload-file").files[0]));
+  byId(name).addEventListener("change", () => {
+    if (!chosen) return;
+    // Arrow keys walk through options. What is no longer wanted leaves its place on the server meanwhile.
+    stop.abort();
+    clearTimeout(due);
+    due = setTimeout(() => analyse(chosen), 400);
+  });
 }
 byId("upload-stop").addEventListener("click", () => {
   reset();
-  byId("upload-file").value = ""; // else the same file, chosen again, would be no change
+  chosen = null;
+  byId("upload-file").value = "";
   say("Stopped.");
 });
 for (const kind of ["dragover", "dragleave", "drop"]) {
@@ -189,6 +221,6 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 form.addEventListener("drop", (event) => {
   if (event.dataTransfer.files.length) {
     byId("upload-file").files = event.dataTransfer.files;
-    analyse(event.dataTransfer.files[0]);
+    choose(event.dataTransfer.files[0]);
   }
 });

@@ -47,6 +47,14 @@ byId("webcam-toggle").addEventListener("click", async () => {
     return;
   }
   stream = camera;
+  for (const track of camera.getTracks()) {
+    // It would go on as black pictures. A track that this page stops tells nothing.
+    track.addEventListener("ended", () => {
+      if (stream !== camera) return;
+      stopWebcam();
+      say("The camera went away: it was unplugged, or this page may no longer use it.", true);
+    });
+  }
   say("");
   showState();
   video.srcObject = stream;
@@ -72,7 +80,7 @@ async function send(mine) {
     const model = byId("webcam-model").value;
     const query = new URLSearchParams({ session, model, detector: byId("webcam-detector").value });
     try {
-      const answer = await ask(`/api/webcam?${query}`, { method: "POST", headers: { "Content-Type": "image/jpeg" }, body: blob });
+      const answer = await ask(`/api/webcam?${query}`, { method: "POST", headers: { "Content-Type": "image/jpeg" }, body: blob }, 60); // the model may have to be loaded first
       const { faces } = await answer.json();
       if (stream !== mine) return;
       trouble.over();

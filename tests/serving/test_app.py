@@ -19,6 +19,7 @@ import time
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import requests
@@ -52,7 +53,7 @@ def test_a_face_is_found_and_read_as_the_library_reads_it(server, astronaut):
     (face,) = answer["faces"]
     assert overlap(face["box"], FACE_BOX) > 0.5
     recognizer = Recognizer(MODEL)
-    (found,) = create_detector("mtcnn", 40).detect(astronaut)
+    (found,) = create_detector("mtcnn", 20).detect(astronaut)
     expected = recognizer.recognize(astronaut, [found.box_xyxy_px])[0]
     assert np.allclose(list(face["probabilities"].values()), expected, atol=1e-3)
     assert list(face["probabilities"]) == list(recognizer.labels)
@@ -77,6 +78,17 @@ def test_a_picture_may_come_as_file_as_base64_or_alone(server, astronaut):
     ]
     assert [answer.status_code for answer in answers] == [200] * 5
     assert len({answer.text for answer in answers}) == 1
+
+
+def test_uploads_are_searched_for_smaller_faces_than_streams(server, astronaut):
+    small = cv2.resize(astronaut[:256, 110:366], (44, 44), interpolation=cv2.INTER_AREA)  # its face is 14 pixels across
+    picture = np.full((480, 640, 3), 128, np.uint8)
+    picture[200:244, 300:344] = small
+    data = encoded(picture)
+    (face,) = post(server, files={"image": data}).json()["faces"]
+    assert 300 < face["box"][0] < face["box"][2] < 344 and 200 < face["box"][1] < face["box"][3] < 244
+    session = "/api/webcam?session=0123456789abcdee"
+    assert post(server, session, data=data, headers={"Content-Type": "image/png"}).json()["faces"] == []
 
 
 def test_a_picture_that_is_a_face_is_taken_whole(server, astronaut):

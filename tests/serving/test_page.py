@@ -1,5 +1,7 @@
 """The page in a real browser, without a window."""
 
+import base64
+import io
 import os
 import shutil
 import time
@@ -96,6 +98,12 @@ def page(browser, server):
     assert not errors, errors
 
 
+def press(browser, name):
+    """Click a button once it does something: Pause and Snapshot wait for a picture."""
+    wait_until(lambda: by_id(browser, name).get_attribute("aria-disabled") != "true")
+    by_id(browser, name).click()
+
+
 def people(browser, box="people"):
     return browser.execute_script(f"return [...document.querySelectorAll('#{box} .person h3')].map(each => each.innerText)")
 
@@ -130,6 +138,15 @@ def chart(browser):
 def drawn_points(browser):
     """For each point of the chart, whether it has values."""
     return browser.execute_script("return window.chart ? chart.points.map((point) => Boolean(point.values)) : []")
+
+
+def canvas(browser, name):
+    """What is drawn on a canvas: uint8 (h, w, 4)."""
+    import numpy as np
+    from PIL import Image
+
+    url = browser.execute_script("return document.getElementById(arguments[0]).toDataURL()", name)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGBA"))
 
 
 def test_the_stream_is_seen_with_its_boxes_people_and_numbers(page, server):
@@ -182,7 +199,7 @@ def test_pause_keeps_the_picture_and_ends_the_connections(page, server):
     stream = server.engine.streams["demo"]
     chart(page)
     wait_until(lambda: sum(drawn_points(page)) > 1, 30)
-    by_id(page, "pause").click()
+    press(page, "pause")
     wait_until(lambda: stream.status()["viewers"] == stream.status()["listeners"] == 0)
     assert by_id(page, "still").is_displayed() and not by_id(page, "picture").is_displayed()
     assert by_id(page, "pause").text == "Go on" and by_id(page, "pause").get_attribute("aria-pressed") is None
@@ -196,6 +213,39 @@ def test_pause_keeps_the_picture_and_ends_the_connections(page, server):
         return chart.points.map((point) => point.timeS);
     """)
     assert times == [1e9, 1e9 + 0.5]  # a clock that began anew
+
+
+def test_the_chart_has_the_line_of_whom_is_chosen_from_its_beginning(page, server):
+    import numpy as np
+    from selenium.webdriver.support.ui import Select
+
+    by_id(page, "tab-upload").click()
+    wait_until(lambda: by_id(page, "pause").get_attribute("aria-disabled") == "true")
+    page.execute_script("document.getElementById('pause').click()")  # there is no picture to keep
+    by_id(page, "tab-stream").click()
+    assert by_id(page, "pause").text == "Pause" and not by_id(page, "still").is_displayed()
+    chart(page)
+    # The list of people follows them while it has the focus, as it has after a choice.
+    page.execute_script("const person = document.getElementById('person'); person.focus(); person.length = 1")
+    wait_until(lambda: len(by_id(page, "person").find_elements("tag name", "option")) > 1, 30)
+    wait_until(lambda: sum(drawn_points(page)) > 15)
+    press(page, "pause")
+    page.execute_script("chart.draw()")  # else it may come with the next frame
+    everybody = canvas(page, "timeline")
+    number = people(page)[0].split(":")[0]
+    Select(by_id(page, "person")).select_by_value(number)
+    assert (canvas(page, "timeline") != everybody).any()
+    latest, told = page.execute_script(
+        """
+        const seen = chart.points.findLast((point) => point.values);
+        const card = document.querySelector(`[aria-label="Person ${arguments[0]}"]`);
+        return [chart.chosen(seen), [...card.querySelectorAll("li span:last-child")].map((each) => parseFloat(each.innerText))];
+        """,
+        number,
+    )
+    assert np.abs(100 * np.array(latest) - told).max() <= 0.51
+    Select(by_id(page, "person")).select_by_value("")
+    assert (canvas(page, "timeline") == everybody).all()
 
 
 def test_recording_shows_and_gives_a_table(page, server):
@@ -214,8 +264,37 @@ def test_recording_shows_and_gives_a_table(page, server):
 
 def test_a_snapshot_is_handed_to_the_browser(page):
     wait_until(lambda: people(page), 30)
-    by_id(page, "snapshot").click()
+    press(page, "snapshot")
     wait_until(lambda: "Snapshot saved by your browser" in message(page))
+
+
+def test_what_waits_for_a_connection_says_so_but_an_upload_goes_on(page, server, astronaut, tmp_path):
+    """Six connections are all that a browser gives a server, and other windows may have them; seconds pass faster here."""
+    stream = server.engine.streams["demo"]
+    (tmp_path / "astronaut.png").write_bytes(encoded(astronaut))
+    page.execute_script("""
+        const wait = window.setTimeout;
+        window.setTimeout = (what, ms) => wait(what, ms / 20);
+        window.taken = [];
+        window.take = (count) => {
+            for (; count; count -= 1) taken.push(new EventSource("/api/stream/events?max_hz=1"));
+        };
+        window.giveBack = () => taken.splice(0).forEach((each) => each.close());
+    """)
+    wait_until(lambda: people(page), 30)
+    wait_until(lambda: by_id(page, "snapshot").get_attribute("aria-disabled") == "false")
+    page.execute_script("take(4)")
+    wait_until(lambda: stream.status()["listeners"] == 5)
+    press(page, "snapshot")
+    wait_until(lambda: message(page).startswith("No answer in 20 s. If this page is open in other windows, close some"))
+    by_id(page, "tab-upload").click()
+    page.execute_script("take(2)")
+    wait_until(lambda: stream.status()["viewers"] == 0 and stream.status()["listeners"] == 6)
+    by_id(page, "upload-file").send_keys(str(tmp_path / "astronaut.png"))
+    time.sleep(1.5)
+    assert message(page) == "Analysing astronaut.png..."
+    page.execute_script("giveBack()")
+    wait_until(lambda: "1 face in astronaut.png." in message(page))
 
 
 def test_an_uploaded_picture_is_analysed(page, astronaut, tmp_path):
@@ -246,6 +325,7 @@ def test_an_uploaded_video_is_analysed_and_played_with_boxes(page, tmp_path):
     wait_until(lambda: by_id(page, "upload-stop").is_displayed())
     by_id(page, "upload-stop").click()
     assert message(page) == "Stopped."
+    assert page.switch_to.active_element.get_attribute("id") == "upload-file"
     by_id(page, "upload-file").send_keys(str(tmp_path / "clip.webm"))
     wait_until(lambda: "30 frames of clip.webm analysed, 2 people seen. Play it to see the boxes." in message(page), 40)
     page.execute_script("document.getElementById('upload-video').currentTime = 1")
@@ -253,6 +333,146 @@ def test_an_uploaded_video_is_analysed_and_played_with_boxes(page, tmp_path):
     picture(page, "upload-video")
     page.execute_script("document.getElementById('upload-video').dispatchEvent(new Event('error'))")  # as of a damaged end
     assert "2 people seen. This browser can't play it;" in message(page)
+
+
+def test_uploads_wait_for_their_turn_and_can_be_chosen_again(page, server, astronaut, tmp_path):
+    import contextlib
+
+    import cv2
+    import numpy as np
+
+    clip, letter = tmp_path / "clip.webm", tmp_path / "letter.png"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"VP80"), 15, (96, 64))
+    for _ in range(3):
+        writer.write(np.zeros((64, 96, 3), np.uint8))
+    writer.release()
+    letter.write_bytes(b"Dear reader")
+    page.execute_script("""
+        window.sent = 0;
+        const ask = window.fetch;
+        window.fetch = (url, ...rest) => {
+            sent += String(url).startsWith("/api/video");
+            return ask(url, ...rest);
+        };
+    """)
+    by_id(page, "tab-upload").click()
+    with contextlib.ExitStack() as other:
+        for _ in range(2):
+            other.enter_context(server.engine.video_analyzer("ferplus-cnn", "haar"))
+        by_id(page, "upload-file").send_keys(str(clip))
+        wait_until(lambda: page.execute_script("return sent") == 1)
+        time.sleep(0.3)
+        assert message(page) == "Analysing clip.webm..."
+    wait_until(lambda: "3 frames of clip.webm analysed" in message(page))
+    page.execute_async_script("""
+        const choice = document.getElementById("upload-detector");
+        for (const { value } of [...choice.options, ...choice.options]) {
+            choice.value = value;
+            choice.dispatchEvent(new Event("change"));
+            await new Promise((done) => setTimeout(done, 50));
+        }
+        arguments[0]();
+    """)
+    wait_until(lambda: page.execute_script("return sent") > 1)
+    wait_until(lambda: "3 frames of clip.webm analysed" in message(page))
+    assert page.execute_script("return sent") == 2
+
+    by_id(page, "upload-file").send_keys(str(letter))
+    wait_until(lambda: "this is not a picture that is read here" in message(page))
+    letter.write_bytes(encoded(astronaut))
+    by_id(page, "upload-file").send_keys(str(letter))
+    wait_until(lambda: "1 face in letter.png." in message(page))
+    page.get_log("browser")  # the refused request is in the console, as it should be
+
+
+def test_small_turned_and_transparent_pictures_have_their_boxes_where_the_faces_are(page, astronaut, tmp_path):
+    import cv2
+    import numpy as np
+    from PIL import Image
+
+    page.execute_script("""
+        window.boxes = [];
+        const pen = CanvasRenderingContext2D.prototype;
+        for (const name of ["strokeRect", "fillRect"]) {
+            const draw = pen[name];
+            pen[name] = function (...box) {
+                if (this.canvas.id === "upload-image") boxes.push(box);
+                draw.apply(this, box);
+            };
+        }
+    """)
+    by_id(page, "tab-upload").click()
+    Image.fromarray(cv2.resize(astronaut[:250, 100:350], (48, 48))).save(tmp_path / "small.png")
+    page.execute_script("document.getElementById('upload-faces').value = 'full'")
+    by_id(page, "upload-file").send_keys(str(tmp_path / "small.png"))
+    wait_until(lambda: "1 face in small.png." in message(page))
+    assert canvas(page, "upload-image").shape[:2] == (336, 336)
+    box, label = page.execute_script("return boxes.slice(-2)")
+    assert box == [0, 0, 336, 336]
+    assert label[3] < 336 / 10
+    picture(page, "upload-small")
+
+    page.execute_script("document.getElementById('upload-faces').value = 'auto'")
+    upright = Image.fromarray(astronaut[:400])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.webp", exif=exif, lossless=True)
+    by_id(page, "upload-file").send_keys(str(tmp_path / "turned.webp"))
+    wait_until(lambda: message(page) == "1 face in turned.webp.")
+    shown = canvas(page, "upload-image")[:, :, :3].astype(int)
+    assert shown.shape == (400, 512, 3)
+    assert (np.abs(shown - np.asarray(upright)).max(axis=2) < 4).mean() > 0.9  # but for the box and its label
+
+    # Where XMP alone says it, which no browser reads.
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6"/></x:xmpmeta>'
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "odd.webp", xmp=xmp, quality=90)
+    by_id(page, "upload-file").send_keys(str(tmp_path / "odd.webp"))
+    wait_until(lambda: "This browser would show the picture turned, so its boxes are shown alone." in message(page))
+    assert (canvas(page, "upload-image")[:, :, 3] == 0).mean() > 0.9
+
+    clear = np.dstack([astronaut, np.where(np.arange(512) < 300, 255, 0)[None].repeat(512, 0)]).astype(np.uint8)
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    by_id(page, "upload-file").send_keys(str(tmp_path / "clear.png"))
+    wait_until(lambda: "1 face in clear.png." in message(page))
+    before = canvas(page, "upload-image")
+    size(page, 500, 1100)
+    wait_until(lambda: (canvas(page, "upload-image") != before).any())  # the label has another size
+    size(page, 1280, 1100)
+    wait_until(lambda: (canvas(page, "upload-image") == before).all())
+
+
+def test_webp_is_turned_by_every_orientation(page):
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    stored = Image.fromarray(np.random.default_rng(0).integers(0, 256, (2, 3, 3), np.uint8))
+    files, wanted = [], []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = io.BytesIO()
+        stored.save(file, "WEBP", exif=exif, lossless=True)
+        files.append(base64.b64encode(file.getvalue()).decode())
+        wanted.append(np.asarray(ImageOps.exif_transpose(Image.open(file))).tolist())
+    seen = page.execute_async_script(
+        """
+        const [files, done] = arguments;
+        import("/static/upright.js").then(async ({ upright }) => {
+            const seen = [];
+            for (const file of files) {
+                const bytes = Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0));
+                const found = await upright(new Blob([bytes]));
+                const canvas = new OffscreenCanvas(found.width, found.height);
+                const pen = canvas.getContext("2d");
+                pen.drawImage(found, 0, 0);
+                seen.push([found.height, found.width, [...pen.getImageData(0, 0, found.width, found.height).data]]);
+            }
+            done(seen);
+        });
+        """,
+        files,
+    )
+    assert [np.reshape(data, (height, width, 4))[:, :, :3].tolist() for height, width, data in seen] == wanted
 
 
 def test_labels_are_as_large_on_the_page_whatever_the_size_of_the_picture(page, astronaut, tmp_path):
@@ -368,7 +588,18 @@ def test_the_visitors_own_webcam_is_analysed_and_only_while_wanted(page):
     picture(page, "webcam")
     by_id(page, "webcam-toggle").click()
     wait_until(lambda: not people(page, "webcam-people"))
-    assert on() == 0
+    assert on() == 0 and message(page) == ""
+
+    by_id(page, "webcam-toggle").click()
+    allow(1)
+    assert on() == 1
+    page.execute_cdp_cmd("Browser.setPermission", {"permission": {"name": "camera"}, "setting": "denied"})  # as unplugged
+    wait_until(lambda: message(page).startswith("The camera went away"))
+    page.execute_cdp_cmd("Browser.resetPermissions", {})
+    assert by_id(page, "webcam-toggle").text == "Start my webcam"
+    sent = page.execute_script("return sent")
+    time.sleep(0.5)
+    assert page.execute_script("return sent") == sent
 
 
 def test_tabs_are_walked_by_arrow_keys_and_everything_has_a_name(page):
@@ -380,6 +611,11 @@ def test_tabs_are_walked_by_arrow_keys_and_everything_has_a_name(page):
     assert by_id(page, "panel-upload").is_displayed()
     page.switch_to.active_element.send_keys(Keys.HOME)
     assert page.switch_to.active_element.get_attribute("id") == "tab-stream"
+    page.execute_script("location.hash = '#upload'")  # as by a link or the address bar
+    wait_until(lambda: by_id(page, "panel-upload").is_displayed())
+    page.execute_script("location.hash = '#main'")  # of the link that skips to the content
+    time.sleep(0.2)
+    assert by_id(page, "panel-upload").is_displayed()
     nameless = page.execute_script("""
         return [...document.querySelectorAll("button, a, input, select, canvas, img, video, progress")].filter((each) =>
             !(each.innerText || each.getAttribute("aria-label") || each.getAttribute("alt") || each.labels?.length))
@@ -391,6 +627,19 @@ def test_tabs_are_walked_by_arrow_keys_and_everything_has_a_name(page):
 def test_a_phone_needs_no_scrolling_sideways(page, server):
     wait_until(lambda: people(page), 30)
     size(page, 360, 740, phone=True)
+    cut = page.execute_script("""
+        document.getElementById("message").textContent = "nobreak".repeat(40);
+        const card = document.querySelector(".person").cloneNode(true);
+        document.getElementById("people").append(card);
+        const texts = [...card.querySelectorAll("li span:first-child")];
+        texts[0].textContent = "embarrassment";
+        texts[1].textContent = "nobreak".repeat(9);
+        const isCut = (each) => each.scrollWidth > each.clientWidth || each.clientWidth < 20;
+        return [...card.querySelectorAll("li > *")].filter(isCut).length;
+    """)
+    assert cut == 0
+    assert page.execute_script("return document.documentElement.scrollWidth") <= 360
+    picture(page, "phone-long-words")
     for tab in ("stream", "webcam", "upload"):
         by_id(page, f"tab-{tab}").click()
         assert page.execute_script("return document.documentElement.scrollWidth") <= 360, tab
@@ -425,7 +674,13 @@ class Unplugged(DemoSource):
         return super().read()
 
 
-def test_the_page_follows_a_source_that_is_lost_another_one_and_a_restart_of_the_server(browser):
+def choices(browser, name):
+    return browser.execute_script(
+        "return [...document.getElementById(arguments[0]).options].map((each) => [each.value, each.text])", name
+    )
+
+
+def test_the_page_follows_a_source_that_is_lost_another_one_and_a_restart_of_the_server(browser, twin):
     from selenium.webdriver.support.ui import Select
 
     unplugged, other = Unplugged(), DemoSource()
@@ -447,7 +702,7 @@ def test_the_page_follows_a_source_that_is_lost_another_one_and_a_restart_of_the
         wait_until(lambda: people(browser))
         by_id(browser, "record").click()
         wait_until(lambda: by_id(browser, "recording-sign").is_displayed() and people(browser))
-        by_id(browser, "pause").click()
+        press(browser, "pause")
         assert by_id(browser, "still").is_displayed()
         Select(by_id(browser, "source")).select_by_value("demo")
         assert not by_id(browser, "still").is_displayed() and by_id(browser, "picture").is_displayed()
@@ -466,12 +721,32 @@ def test_the_page_follows_a_source_that_is_lost_another_one_and_a_restart_of_the
         wait_until(lambda: running.engine.streams["demo"].recording)  # before anything was heard of that source
         Select(by_id(browser, "source")).select_by_value("other")
         wait_until(lambda: people(browser))
-    wait_until(lambda: "The server does not answer" in message(browser))
+    wait_until(lambda: any(what in message(browser) for what in ("The server does not answer", "the server is stopping")))
     assert not people(browser)
+    assert [by_id(browser, f"fact-{name}").text for name in ("fps", "latency", "viewers")] == ["-", "-", "-"]
     with serving([unplugged, other], detector="haar", port=port) as running:
         wait_until(lambda: people(browser), 30)
         assert message(browser) == ""
         assert running.engine.streams["other"].status()["viewers"] == 1  # of pictures too, not of numbers alone
+    named, twice = DemoSource(), DemoSource()
+    named.title = twice.title = "Café Überblick.mp4"
+    with serving([named, twice], models=(str(twin),), detector="haar", port=port, max_viewers=2) as running:
+        browser.execute_script("window.dispatchEvent(new Event('pageshow'))")  # else it would try again in up to 4 s
+        wait_until(lambda: choices(browser, "model") == [["twin", "twin"]])
+        titles = [
+            ["caf-berblick-mp4", "Café Überblick.mp4 (caf-berblick-mp4)"],
+            ["caf-berblick-mp4-2", "Café Überblick.mp4 (caf-berblick-mp4-2)"],
+        ]
+        assert choices(browser, "source") == titles
+        wait_until(lambda: people(browser), 30)
+        assert {each.split(": ")[1].split("\n")[0] for each in people(browser)} <= {*TWIN_LABELS, "uncertain"}
+        by_id(browser, "tab-upload").click()
+        stream = running.engine.streams["caf-berblick-mp4"]
+        wait_until(lambda: stream.status()["listeners"] == 0)
+        events = running.url + "/api/stream/events"
+        with requests.get(events, stream=True, timeout=10), requests.get(events, stream=True, timeout=10):
+            by_id(browser, "tab-stream").click()
+            wait_until(lambda: "2 watch already, which is the most allowed; try again later; trying" in message(browser))
         browser.get("about:blank")
     browser.get_log("browser")  # the requests that were not answered are in the console, as they should be
 
@@ -498,7 +773,7 @@ def test_the_page_works_below_a_path_that_a_proxy_gives_it(browser, astronaut, t
         by_id(browser, "record").click()
         wait_until(lambda: by_id(browser, "recording-sign").is_displayed())
         assert by_id(browser, "results").get_attribute("href").startswith(running.url + "/fer/api/results.csv?")
-        by_id(browser, "snapshot").click()
+        press(browser, "snapshot")
         wait_until(lambda: "Snapshot saved by your browser" in message(browser))
         by_id(browser, "tab-upload").click()
         by_id(browser, "upload-file").send_keys(str(tmp_path / "astronaut.png"))
