@@ -242,14 +242,20 @@ class Window:
         below = ttk.Frame(root, padding=8)
         below.grid(row=2, column=0, columnspan=2, sticky="ew")
         self.status = ttk.Label(below, text="Stopped.")
-        self.status.pack(side="left")
-        ttk.Label(below, text=NOTE).pack(side="right")
+        self.note = ttk.Label(below, text=NOTE)
+        for line in (self.status, self.note):
+            line.pack(fill="x")
+        below.bind("<Configure>", lambda event: self._wrap(event.width - 16))
         root.geometry("960x600")
         root.bind("<F5>", lambda _: self.toggle())
         self.button.focus_set()
         self._photo: tk.PhotoImage | None = None
         self._choose()
         self._next = root.after(POLL_MS, self._poll)
+
+    def _wrap(self, width: int) -> None:
+        for line in (self.status, self.note):
+            line.configure(wraplength=width)
 
     @property
     def running(self) -> bool:

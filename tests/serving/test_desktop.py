@@ -348,3 +348,15 @@ def test_without_a_screen_the_browser_is_named(monkeypatch, capsys):
 def test_wrong_requests_are_refused_in_one_line_before_a_window_opens(capsys, words, expected):
     code, [error] = run(capsys, *words)
     assert code == 2 and expected in error
+
+
+def test_in_the_smallest_window_all_that_is_said_can_be_read(screen, models, clip):
+    with closing(opened({"ferplus-cnn": models["ferplus-cnn"]}, clip)) as window:
+        window.root.geometry("640x420")
+        window.status.configure(text="A long story of what went wrong, which goes on and on. " * 4)
+        wait_for(window, lambda: window.root.winfo_width() == 640 and window.status.winfo_height() > 30)
+        boxes = [(line.winfo_rootx(), line.winfo_rooty(), line.winfo_reqwidth(), line.winfo_reqheight()) for line in
+                 (window.status, window.note)]  # fmt: skip
+        right, below = window.root.winfo_rootx() + 640, window.root.winfo_rooty() + 420
+        assert all(x + width <= right and y + height <= below for x, y, width, height in boxes)
+        assert boxes[0][1] + boxes[0][3] <= boxes[1][1]
