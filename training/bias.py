@@ -15,6 +15,7 @@ from fer_keras.data.dataset import UNKNOWN, FaceDataset
 from fer_keras.detectors import DETECTORS, Detector, create_detector
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.evaluation import fairness
+from fer_keras.evaluation.ordering import in_order
 from fer_keras.evaluation.resampling import holm
 from fer_keras.files import write_json, write_whole
 from training import scoring
@@ -46,11 +47,12 @@ def audit_bias(
 
     by: group columns of the data set. split, protocol: as in `training.evaluate`; split "all" takes every face. min_n, min_cell,
     repeats, seed: as in `fairness.audit`. detector: also count, by group, in how many of the source photographs it finds no face.
-    groups_note: where the group labels come from, in the words of the user. out: None takes bias/ in the run, or a folder in
-    reports/. Returns what bias.json holds; "out" says where the report lies.
+    groups_note: where the group labels come from, in the words of the user. out: None takes a folder in the run, or
+    in reports/. Returns what bias.json holds; "out" says where the report lies.
     Raises ConfigError for columns that are not there, DataError where groups can't be compared, ModelError for other labels.
     """
     check_columns(dataset, by)
+    fairness.check_settings(min_n, min_cell, repeats, seed)
     faces = scoring.choose_faces(models, dataset, split, protocol)
     for model in models:
         scoring.label_positions(model, faces)  # before anything is computed: labels may not fit
@@ -84,7 +86,7 @@ def audit_bias(
     found = [*fairness_report.findings(result), *fairness_report.dataset_findings(data_bias)]
     if detected:
         found += fairness_report.detector_findings(detected, used_detector)
-    folder = Path(out) if out is not None else scoring.report_folder(models, faces, "bias")
+    folder = Path(out) if out is not None else scoring.report_folder(models, faces, "bias", by)
     result = {
         "findings": found,
         "limits": fairness_report.LIMITS,
@@ -102,9 +104,17 @@ def audit_bias(
     write_json(folder / "bias.json", result)
     _write_tables(folder, result, faces, probabilities, groups)
     (folder / "report.html").unlink(missing_ok=True)  # one of an audit before
+    for path in [path for name in _pictures(dataset) for path in folder.glob(name)]:
+        path.unlink()
     if figures:
         _write_report(folder, result, faces, groups)
     return result
+
+
+def _pictures(dataset: FaceDataset) -> list[str]:
+    """Patterns of the PNGs that reports on a data set have."""
+    kinds = ("distribution", "figures", "emotions", "confusions", "detector")
+    return [f"{kind}-{column}{end}.png" for kind in kinds for column in dataset.group_columns for end in ("", "-*")]
 
 
 def check_columns(dataset: FaceDataset, by: Sequence[str]) -> None:
@@ -123,7 +133,7 @@ def check_columns(dataset: FaceDataset, by: Sequence[str]) -> None:
 
 def groups_provenance(dataset: FaceDataset, by: Sequence[str], note: str | None = None) -> list[str]:
     """Where the group labels come from, one sentence a column, and the user's own note."""
-    settings = dataset.info.get("settings", {})
+    settings = scoring.prepared_with(dataset)
     source = dataset.info.get("source", settings.get("source", ""))
     columns = settings.get("columns") or {}
     sentences = []
@@ -153,7 +163,7 @@ def _absent_groups(dataset: FaceDataset, faces: ScoredFaces, groups: Mapping[str
     sentences = []
     for column, there in groups.items():
         every = set(dataset.manifest[column].to_numpy(str)[dataset.rows()]) - {UNKNOWN, ""}
-        if absent := sorted(every - set(there)):
+        if absent := in_order(every - set(there)):
             sentences.append(f"no {faces.split} face has {column} {' or '.join(absent)}: nothing can be said about them")
     return sentences
 
@@ -209,8 +219,9 @@ def _detection(
     Faces that the crop of `training.prepare` lost count here, though they are in no split: leaving them out would hide the
     misses.
     """
-    settings, manifest = dataset.info.get("settings", {}), dataset.manifest
+    settings, manifest = scoring.prepared_with(dataset), dataset.manifest
     used = settings.get("crop", "none")
+    # Pictures that `training.synthesize` made have the source of one above them: they don't count.
     looked = (manifest["kept"] | (manifest["reason"] == "no_face")) & ~manifest["source"].duplicated()
     rows = np.flatnonzero(looked)
     if used != "none" and detector in (None, used):
@@ -399,7 +410,8 @@ def _dataset_html(result: Mapping[str, Any]) -> str:
     parts = [report.table_html(_readable(measures)), report.paragraph_html(explanation, note=True)]
     for column in result["dataset"][first]:
         mine = pairs[(pairs["part"] == first) & (pairs["column"] == column)]
-        table = mine.pivot(index="group", columns="emotion", values="npmi")[[*dict.fromkeys(mine["emotion"])]]
+        table = mine.pivot(index="group", columns="emotion", values="npmi")
+        table = table.loc[[*dict.fromkeys(mine["group"])], [*dict.fromkeys(mine["emotion"])]]
         parts.append(f"<h3>NPMI of {report.escape(column)} and emotion, {report.escape(first)}</h3>")
         parts.append(report.table_html(table.reset_index()))
     return "\n".join(parts)
@@ -410,6 +422,7 @@ def _grouping_html(folder: Path, result: Mapping[str, Any], name: str) -> str:
 
     file = name.replace(fairness.JOIN, "-and-")
     models = {key: judged["groupings"][name]["groups"] for key, judged in result["models"].items()}
+    files = scoring.file_names(models)
     overall = {key: judged["overall"]["accuracy"] for key, judged in result["models"].items()}
     drawn = [
         (
@@ -420,10 +433,9 @@ def _grouping_html(folder: Path, result: Mapping[str, Any], name: str) -> str:
         )
     ]
     for key, groups in models.items():
-        folder_name = key.strip("/").replace("/", "-")
         drawn.append(
             (
-                f"emotions-{file}-{folder_name}.png",
+                f"emotions-{file}-{files[key]}.png",
                 f"{key}: recall and false positives of each emotion by {name}",
                 f"{key}. Grey: fewer than {result['min_cell']} faces of the emotion.",
                 fairness_plots.plot_emotions_by_group(groups, result["labels"], result["min_cell"]),
@@ -431,7 +443,7 @@ def _grouping_html(folder: Path, result: Mapping[str, Any], name: str) -> str:
         )
         drawn.append(
             (
-                f"confusions-{file}-{folder_name}.png",
+                f"confusions-{file}-{files[key]}.png",
                 f"{key}: confusion matrix of each group by {name}",
                 f"{key}: confusion matrices, rows true, columns predicted, as shares of each row.",
                 fairness_plots.plot_confusions_by_group(groups, result["labels"]),
@@ -532,7 +544,9 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--groups-note", metavar="TEXT", help="where the group labels come from, for the report")
     parser.add_argument("--json", metavar="FILE", help="also write bias.json to this file")
-    parser.add_argument("--out", metavar="DIR", help="folder of the report; default: RUN/bias-SPLIT-PROTOCOL, or in reports/")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder of the report; default: RUN/bias-SPLIT-PROTOCOL-by-COLUMNS, or in reports/"
+    )
     parser.add_argument("--no-figures", action="store_true", help="only bias.json and CSV files")
     return parser
 
@@ -549,6 +563,7 @@ def _command(args: argparse.Namespace) -> int:
     scoring.runs_among(args.model)  # a wrong path is told before TensorFlow is loaded
     dataset = scoring.common_dataset([scoring.open_run(path) for path in args.run], args.data)
     check_columns(dataset, by)
+    fairness.check_settings(args.min_n, args.min_cell, args.repeats, args.seed)
     result = audit_bias(
         open_models(args.run, args.model),
         dataset,

@@ -34,9 +34,13 @@ PROTOCOL_MEANING = {
 
 @dataclass(frozen=True)
 class _Judged:
-    """One model and what came out: truth int64 (n,) and probabilities float32 (n, k) in the order of its labels."""
+    """One model and what came out: truth int64 (n,) and probabilities float32 (n, k) in the order of its labels.
+
+    folder: name of its part of the output folder.
+    """
 
     model: ScoredModel
+    folder: str
     truth: np.ndarray
     probabilities: np.ndarray
     figures: dict[str, Any]
@@ -44,11 +48,6 @@ class _Judged:
     @property
     def predicted(self) -> np.ndarray:
         return self.probabilities.argmax(axis=1)
-
-    @property
-    def folder(self) -> str:
-        """Name of its part of the output folder."""
-        return self.model.key.strip("/").replace("/", "-")
 
 
 def evaluate_run(
@@ -95,6 +94,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
 
     judged, people = [], scoring.identities(dataset, faces.rows)
+    folders = scoring.file_names(model.key for model in models)
     for model, truth in zip(models, truths, strict=True):
         probabilities = scoring.predict_rows(model, dataset, faces.rows, batch_size)
         temperature, fitted_on = _temperature(model, faces, probabilities, truth, batch_size)
@@ -109,7 +109,7 @@ def evaluate(
                 f"{model.key}: faces of one person go together; where persons are drawn, not faces, the 95% interval of its "
                 f"accuracy is {low:.3f} to {high:.3f}"
             )
-        judged.append(_Judged(model, truth, probabilities, {**entry, **about}))
+        judged.append(_Judged(model, folders[model.key], truth, probabilities, {**entry, **about}))
     result = {
         "protocol": faces.protocol,
         "split": faces.split,
@@ -195,8 +195,11 @@ def _write_report(folder: Path, judged: Sequence[_Judged], faces: ScoredFaces, r
     sections = [("", report.paragraph_html(introduction) + report.table_html(summary_frame(result)) + remarks)]
     for entry in judged:
         sections.append((entry.model.key, _model_html(folder / entry.folder, entry, faces)))
-    for path in dict.fromkeys(entry.model.path for entry in judged if entry.model.run is not None):
-        sections += _history_section(folder, path)
+    runs = list(dict.fromkeys(entry.model.path for entry in judged if entry.model.run is not None))
+    names = scoring.distinct_names(runs)
+    files = scoring.file_names(names)
+    for path, name in zip(runs, names, strict=True):
+        sections += _history_section(path, name, folder / f"history-{files[name]}.png")
     write_whole(folder / "report.html", report.html_page(f"Evaluation: {_title(judged)}", sections))
 
 
@@ -273,7 +276,7 @@ def _worst_frame(entry: _Judged, faces: ScoredFaces, worst: np.ndarray) -> pd.Da
     )
 
 
-def _history_section(folder: Path, run_path: Path) -> list[tuple[str, str]]:
+def _history_section(run_path: Path, name: str, file: Path) -> list[tuple[str, str]]:
     from fer_keras.evaluation import plots, report
 
     history = run_path / "history.csv"
@@ -283,8 +286,7 @@ def _history_section(folder: Path, run_path: Path) -> list[tuple[str, str]]:
         figure = plots.plot_history(history)
     except DataError:  # nothing was trained: there is no curve to show
         return []
-    name = run_path.resolve().name
-    picture = plots.save_png(figure, folder / f"history-{name}.png")
+    picture = plots.save_png(figure, file)
     return [(f"Training of {name}", report.image_html(picture, f"loss and accuracy of {name} by epoch"))]
 
 

@@ -73,17 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from fer_keras.data.prepare import PrepareSettings, prepare
+    from fer_keras.data.prepare import PrepareSettings, prepare, refuse_idle
 
     given = {name: value for name, value in vars(args).items() if value is not None and name not in ("debug", "quiet")}
     settings = PrepareSettings(**given)
-    remarks: list[str] = []
-    dataset = prepare(settings, tell=remarks.append, progress=not args.quiet)
+    refuse_idle(given, settings)
+    # At once, not in the end: where the work fails, they are what explains it.
+    tell = (lambda text: None) if args.quiet else (lambda text: print(f"- {text}", flush=True))
+    dataset = prepare(settings, tell=tell, progress=not args.quiet)
     if args.quiet:
         print(dataset.path)
         return
-    for remark in remarks:
-        print(f"- {remark}")
     print(_summary(dataset.info))
     print(f"{dataset.path}: {len(dataset.rows())} faces of {dataset.image_size}x{dataset.image_size}x{dataset.channels}")
 

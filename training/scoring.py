@@ -197,6 +197,22 @@ def distinct_names(paths: Sequence[str | os.PathLike]) -> list[str]:
     return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
+def file_names(keys: Iterable[str]) -> dict[str, str]:
+    """What the files of each model are called, by its key: the key with dashes for slashes, numbered where another has that.
+
+    Systems on which A and a are one file count.
+    """
+    names: dict[str, str] = {}
+    for key in keys:
+        plain = name = key.strip("/").replace("/", "-")
+        taken = {other.casefold() for other in names.values()}
+        number = 2
+        while name.casefold() in taken:
+            name, number = f"{plain}-{number}", number + 1
+        names[key] = name
+    return names
+
+
 def common_dataset(runs: Sequence[RunFolder], data: str | os.PathLike | None) -> FaceDataset:
     """The data set to score on: the one named, else the one that all the runs were trained on.
 
@@ -258,9 +274,17 @@ def is_own(run: RunFolder, dataset: FaceDataset) -> bool:
     return same_rows(run.provenance["dataset"]["fingerprint"], dataset.fingerprint)
 
 
-def report_folder(models: Sequence[ScoredModel], faces: ScoredFaces, kind: str) -> Path:
-    """Where a report goes unless told: RUN/KIND-SPLIT-PROTOCOL for models of one run on its own data, else in reports/."""
-    first, suffix = models[0], f"{faces.split}-{faces.protocol}"
+def prepared_with(dataset: FaceDataset) -> Mapping[str, Any]:
+    """The settings of `training.prepare` that made a data set, or the one that its new pictures were made of; {} if not known."""
+    return dataset.info.get("settings") or dataset.info.get("prepared_with") or {}
+
+
+def report_folder(models: Sequence[ScoredModel], faces: ScoredFaces, kind: str, by: Sequence[str] = ()) -> Path:
+    """Where a report goes unless told: RUN/KIND-SPLIT-PROTOCOL for models of one run on its own data, else in reports/.
+
+    by: the columns that it compares groups of, which then end the name.
+    """
+    first, suffix = models[0], f"{faces.split}-{faces.protocol}" + (f"-by-{'-and-'.join(by)}" if by else "")
     own = first.run is not None and is_own(first.run, faces.dataset)
     if own and all(model.path == first.path for model in models):
         return first.path / f"{kind}-{suffix}"
@@ -305,7 +329,7 @@ def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
     if model.channels != dataset.channels:
         colour = {1: "grey", 3: "RGB"}
         notes.append(f"{model.key}: {colour[dataset.channels]} faces are turned into the model's {colour[model.channels]}")
-    if metadata is not None and dataset.info.get("settings", {}).get("crop", "none") != "none":
+    if metadata is not None and prepared_with(dataset).get("crop", "none") != "none":
         cropped, expected = dataset.info["crop_margin"], metadata["crop_margin"]
         if cropped != expected:
             notes.append(f"{model.key}: faces were cut out with a margin of {cropped:g}, the model expects {expected:g}")

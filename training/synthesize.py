@@ -22,6 +22,7 @@ from fer_keras import cli
 from fer_keras.data.balance import CHANGES, CellPlan, augmented_cells, cells
 from fer_keras.data.dataset import DatasetWriter, FaceDataset
 from fer_keras.errors import ConfigError, DataError
+from fer_keras.evaluation.ordering import in_order
 from training import config
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ BATCH = 256
 STRENGTHS = ("flip", "rotate_deg", "shift", "brightness", "contrast")
 #: The settings of a training that say which new pictures are made.
 SETTINGS = ("flip", "rotate", "shift", "brightness", "contrast", "balance_power", "seed")
+#: What the new data set's manifest has more than the old one's.
+COLUMNS = ("origin", "change")
 
 
 def synthesize(
@@ -49,13 +52,19 @@ def synthesize(
 
     by: "label" or group columns, whose cells are brought up. The rest is as in `balance.augmented_cells`. A new picture has
     label, groups, votes and identity of its origin; without identities the two are given one, so that no later split parts
-    them. Raises ConfigError for unknown columns, DataError where there are no training faces or something stands at `out`.
+    them. Raises ConfigError for unknown columns, DataError where there are no training faces, or the data set has new pictures or
+    columns of such names already, or something stands at `out`.
     """
     rows = dataset.rows("train")
     if not len(rows):
         raise DataError(f"{dataset.path} has no training faces to make new ones of; prepare it with --split random")
-    if "origin" in dataset.manifest:
+    if "synthesized" in dataset.info:
         raise DataError(f"{dataset.path} has new pictures already; make them of the data set that it came from")
+    if taken := [name for name in COLUMNS if name in dataset.manifest]:
+        raise DataError(
+            f"{dataset.path} has a column {taken[0]!r}, where the new data set is to say what a new picture was made of; prepare "
+            f"the data again and call the column otherwise, such as --columns {taken[0]}_group=COLUMN"
+        )
     if dataset.path.resolve().is_relative_to(Path(out).resolve()):
         raise ConfigError("--out is the data set itself, or a folder around it; name another folder")
     plan = augmented_cells(cells(dataset, rows, by), strengths, target=target, power=power, seed=seed)
@@ -187,7 +196,8 @@ def cells_text(before: np.ndarray, after: np.ndarray) -> str:
     """How many faces each cell had and has, as a table."""
     import pandas as pd
 
-    counts = pd.DataFrame({"before": pd.Series(before).value_counts(), "after": pd.Series(after).value_counts()}).sort_index()
+    counts = pd.DataFrame({"before": pd.Series(before).value_counts(), "after": pd.Series(after).value_counts()})
+    counts = counts.loc[in_order(counts.index)]
     counts.index = [name or "(group unknown)" for name in counts.index]
     return counts.rename_axis("training faces").reset_index().to_string(index=False)
 

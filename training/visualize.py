@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: Faces of a class that mean face and brightness are taken from; more would cost time and change nothing to be seen.
 SAMPLE_PER_CLASS = 2000
 _DROPPED_SHOWN = 12  # of each reason
+#: Files that not every data set gets.
+_AT_TIMES = ("second-emotion.csv", "agreement.png", "second-emotion.png", "dropped.png", "dropped-faces.png", "classes-by-*.png")
 
 
 @dataclass
@@ -57,6 +59,8 @@ def visualize(
     overview = _look(dataset, rows, per_class, seed, split)
 
     folder.mkdir(parents=True, exist_ok=True)
+    for path in [path for pattern in _AT_TIMES for path in folder.glob(pattern)]:
+        path.unlink()  # one of an overview before, perhaps of other data
     write_json(folder / "overview.json", overview.numbers)
     for name, table in overview.tables.items():
         write_whole(folder / f"{name}.csv", table.to_csv(index=False))

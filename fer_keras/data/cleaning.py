@@ -176,7 +176,8 @@ def judge(
 
     rows: columns label and split ("" where the tool will split), and votes_* where there are votes.
     reasons, notes: one entry a row, changed in place; rows that have a reason already are left alone.
-    dropped: the reasons to look for. protected: bool (n,), rows in which findings are noted only.
+    dropped: the reasons to look for; without conflicting_labels, copies with another label are no duplicates.
+    protected: bool (n,), rows in which findings are noted only.
     faceless: bool (n,), rows in which a detector found no face.
     near_distance: bits in which each of the two hashes of near duplicates may differ.
     label_map: from each emotion to its label; votes for merged emotions are counted together. None: nothing is merged.
@@ -221,10 +222,13 @@ def judge(
         np.maximum.at(strongest, near[alive], strength[alive])
         holder = _first_rows(near, alive & (strength == strongest[near]))
         apply("leakage", strength < strongest[near], lambda row: f"same as row {holder[near[row]]}")
-    split_numbers = _group_numbers(splits)
+    sides = _group_numbers(splits)
+    if "conflicting_labels" not in dropped:  # else the label of the first copy would win, though both were asked for
+        kinds = _group_numbers(rows["label"].to_numpy(str))
+        sides = sides * (kinds.max(initial=0) + 1) + kinds
     for reason, groups in (("duplicate", same), ("near_duplicate", near)):
         if reason in dropped:
-            within = _group_numbers(groups * (split_numbers.max(initial=0) + 1) + split_numbers)
+            within = _group_numbers(groups * (sides.max(initial=0) + 1) + sides)
             first = _first_rows(within, alive)
             later = np.arange(len(rows)) > first[within]
             apply(reason, later, lambda row, first=first, within=within: f"same as row {first[within[row]]}")

@@ -11,6 +11,7 @@ that could not be decoded has a black picture in its place.
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import os
 import shutil
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 UNKNOWN = "unknown"
-#: Cells, in small letters, by which people say that they do not know.
-NOT_KNOWN = frozenset({"", "nan", "na", "n/a", "none", "null", "unknown", "?", "-"})
+#: Cells, in small letters, by which people say that they do not know; the last two are those of Excel and of pandas.
+NOT_KNOWN = frozenset({"", "nan", "na", "n/a", "none", "null", "unknown", "?", "-", "#n/a", "<na>"})
 VOTE_COLUMNS = tuple(f"votes_{name}" for name in VOTE_NAMES)
 FORMAT_VERSION = 1
 _NPY_HEADER_BYTES = 128
@@ -241,10 +242,10 @@ class DatasetWriter:
         group_columns: Iterable[str] = (),
         info: Mapping[str, Any] | None = None,
     ) -> FaceDataset:
-        """Write manifest and description, and move the folder into place.
+        """Write manifest and description, and move the folder into place once it was read back.
 
         columns: one sequence of length n a manifest column; label, split, kept, reason and source must be there.
-        info: further entries of dataset.json.
+        info: further entries of dataset.json. Raises DataError, and leaves what was there, where it can't be read back.
         """
         import pandas as pd
 
@@ -261,7 +262,7 @@ class DatasetWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        manifest.to_csv(self._temporary / "manifest.csv", index=False)
+        _write_manifest(manifest, self._temporary / "manifest.csv")
         description = {
             "format_version": FORMAT_VERSION,
             "labels": list(labels),
@@ -272,5 +273,26 @@ class DatasetWriter:
             "faces_hash": self._hash.hexdigest(),
         }
         write_json(self._temporary / "dataset.json", description)
+        self._read_back()  # before it takes the place of one that may be good
         replace_folder(self._temporary, self._target)
         return FaceDataset.load(self.out)
+
+    def _read_back(self) -> None:
+        try:
+            FaceDataset.load(self._temporary)  # and let go at once: Windows moves no folder with an open file
+        except DataError as error:
+            raise DataError(
+                f"what was written for {self.out} can't be read back ({error.__cause__ or error}), so what was there stays as "
+                "it was; please report it"
+            ) from error
+
+
+def _write_manifest(manifest: pd.DataFrame, path: Path) -> None:
+    """Write a manifest so that `FaceDataset.load` reads the same cells.
+
+    csv of Python 3.11 leaves a lone carriage return without quotes, which ends the line for who reads it. All text is quoted
+    where there is one, and only there: the fingerprint is a hash of these bytes.
+    """
+    text = manifest.select_dtypes(exclude=["number", "bool"])
+    returns = any("\r" in str(cell) for name in text for cell in text[name])
+    manifest.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)

@@ -17,13 +17,22 @@ from fer_keras.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-#: What a picture file of a data set is called. Other files are skipped and counted.
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+#: What a picture file of a data set is called. Other files are skipped and counted. Not all that Pillow opens: some formats
+#: would run other programs (EPS), or are no photographs. One that an older Pillow can't open (AVIF) is told as unreadable.
+IMAGE_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
+    ".tif", ".tiff", ".webp",
+)  # fmt: skip
 
 #: Formats whose 16-bit pictures Pillow hands over in the whole range, however many bits the file has.
 _FULL_RANGE = ("JPEG2000", "PNG", "PPM")
 #: Bits that whole numbers are stored in, or were measured with and then put into a file of more.
 _DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+
+#: What Pillow's decoders raise on damaged files: that of AVIF a RuntimeError.
+_RAISED_ON_DAMAGE = (
+    OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, RuntimeError, MemoryError,
+)  # fmt: skip
 
 #: More pixels than any camera takes are an attack or an accident, and would fill the memory.
 MAX_PIXELS = 120_000_000
@@ -62,8 +71,7 @@ def decode(source: str | os.PathLike | bytes, channels: int) -> np.ndarray:
         raise DataError(f"{name} does not exist") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large: expected at most {MAX_PIXELS // 10**6} megapixels") from error
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
-        # Pillow's decoders raise all of these on damaged files.
+    except _RAISED_ON_DAMAGE as error:
         raise DataError(f"{name} can't be read as a picture: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,23 @@ class PrepareSettings:
         return Path("data") / "prepared" / f"{self.source}-{digest}"
 
 
+def refuse_idle(names: Iterable[str], settings: PrepareSettings) -> None:
+    """Raise ConfigError for a setting that changes nothing here, as `training.config.refuse_idle` does for a training.
+
+    names: the settings that were on the command line.
+    """
+    crops = (settings.crop != "none", "--crop haar or mtcnn")
+    needs = {
+        **dict.fromkeys(("margin", "faces", "min_face"), crops),
+        "near_distance": ("near_duplicate" in settings.drop, "--drop near_duplicate"),
+        "clean_splits": (settings.split == "source", "the source's own splits, which --split random leaves aside"),
+    }
+    for name in names:
+        there, what = needs.get(name, (True, ""))
+        if not there:
+            raise ConfigError(f"{_flag(name)} changes nothing here: it is for {what}")
+
+
 def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda text: None, progress: bool = False) -> FaceDataset:
     """Make the data set that the settings describe, or open it where it is there already.
 
@@ -179,9 +196,9 @@ def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda t
         reasons, notes = _judge(rows, faces, label_map, _protected(rows, table, settings), settings.near_distance)
         kept = np.array([not reason for reason in reasons])
         if not kept.any():
-            why = ", ".join(f"{reason} {count}" for reason, count in Counter(reasons).most_common())
             raise DataError(
-                f"no face is left of {len(rows)} rows: {why}; look at the source, or --keep a reason that should not count"
+                f"no face is left of {len(rows)} rows: {_in_words(reasons)}; "
+                "look at the source, or --keep a reason that should not count"
             )
         for column in table.group_columns:
             # As labels: what copies of one picture say in different ways is not known. The dropped ones keep what they say.
@@ -190,16 +207,18 @@ def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda t
             if unclear.any():
                 rows.loc[unclear, column] = UNKNOWN
                 tell(f"{unclear.sum()} pictures have copies with another {column}, so theirs counts as {UNKNOWN}")
-        rows["split"] = _splits(rows, kept, table, faces.features, settings, tell)
+        rows["split"] = _splits(rows.assign(reason=reasons), kept, table, faces.features, settings, tell)
         labels = ordered(name for name in label_map.values() if name)
         shared = _shared_persons(rows[kept])
         if shared:
             tell(f"{shared} persons have faces in more than one split, so figures flatter; --split random keeps them apart")
-        for remark in splits.unlearnable(rows["label"][kept], rows["split"][kept]):
-            tell(remark)
+        for remarks in (splits.unlearnable, splits.unmeasurable):
+            for remark in remarks(rows["label"][kept], rows["split"][kept]):
+                tell(remark)
         if len(set(rows["label"][kept])) < 2:
+            others = f" (dropped: {_in_words(reasons)})" if any(reasons) else ""
             raise DataError(
-                f"only one label is left, {rows['label'][kept].iloc[0]!r}; expected at least two classes to tell apart"
+                f"only one label is left, {rows['label'][kept].iloc[0]!r}{others}; expected at least two classes to tell apart"
             )
         columns = {"label": rows["label"], "split": rows["split"], "kept": kept, "reason": reasons, "note": notes}
         last = [*table.group_columns, "identity", "fer2013_label", *VOTE_COLUMNS, "box", "source"]
@@ -381,7 +400,10 @@ def _splits(
     settings: PrepareSettings,
     tell: Callable[[str], None],
 ) -> np.ndarray:
-    """The split of each row: the source's own, or made here for the kept rows. str (n,)."""
+    """The split of each row: the source's own, or made here for the kept rows. str (n,).
+
+    rows: label, split, source, the groups, and the reason of each dropped one.
+    """
     if unknown := [name for name in settings.split_by if name != "label" and name not in table.group_columns]:
         has = ", ".join(table.group_columns) or "no group column"
         raise ConfigError(f"--split-by names {unknown[0]!r}, which this source does not have; it has {has}")
@@ -402,13 +424,31 @@ def _splits(
         chosen, fractions = kept & (found == "train"), (train, validation, 0.0)
         tell(f"the source has no validation split; {validation / (train + validation):.0%} of train became validation")
     else:
+        if idle := _idle_for_own_splits(settings, own):
+            tell(f"the source's own splits were kept, so {idle} changed nothing; --split random makes new ones")
         return found
     rest = rows[chosen]
-    splits.check_classes(rest["label"], tell)
+    splits.check_classes(rest["label"], tell, rows[~kept].groupby("label")["reason"].agg(_in_words).to_dict())
     smallest = int(np.ceil(1 / min(part for part in fractions if part > 0)))
     strata = splits.strata_of(rest["label"], [rest[name] for name in settings.split_by if name != "label"], smallest, tell)
     found[chosen] = splits.stratified_split(strata, fractions, settings.seed, _sides(rest, features.digests[chosen]))
     return found
+
+
+def _idle_for_own_splits(settings: PrepareSettings, own: Collection[str]) -> str:
+    """The flags, other than at their defaults, that say how to split and were not needed: the source has the splits `own`."""
+    names = ["split_by"]
+    if own != {"train", "test"}:  # else a part of 0 for validation is why none was made
+        names.append("fractions")
+    if settings.source != "synthetic":  # whose seed draws the faces
+        names.append("seed")
+    defaults = PrepareSettings("synthetic")
+    return " and ".join(_flag(name) for name in names if getattr(settings, name) != getattr(defaults, name))
+
+
+def _in_words(reasons: Iterable[str]) -> str:
+    """How many rows were dropped for each reason, most first: "unreadable 12, duplicate 3"."""
+    return ", ".join(f"{reason} {count}" for reason, count in Counter(filter(None, reasons)).most_common())
 
 
 def _sides(rows: pd.DataFrame, digests: np.ndarray) -> np.ndarray | None:

@@ -6,7 +6,7 @@ machine and with every version.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -50,13 +50,17 @@ def strata_of(labels: Sequence[str], groups: Sequence[Sequence[str]], smallest: 
     return cells
 
 
-def check_classes(labels: Sequence[str], tell: Tell = print) -> None:
-    """Refuse to split a class of one face, and tell of classes too small to be in every split. Raises DataError."""
+def check_classes(labels: Sequence[str], tell: Tell = print, dropped: Mapping[str, str] | None = None) -> None:
+    """Refuse to split a class of one face, and tell of classes too small to be in every split. Raises DataError.
+
+    dropped: what became of the other faces of a class, in words, for the error.
+    """
     names, counts = np.unique(np.asarray(labels, dtype=str), return_counts=True)
     for name, count in zip(names, counts, strict=True):
         if count < 2:
+            others = f" (dropped: {dropped[name]})" if dropped and name in dropped else ""
             raise DataError(
-                f"class '{name}' has only {count} face and can't be split into train, validation and test; "
+                f"class '{name}' has only {count} face{others} and can't be split into train, validation and test; "
                 f"add faces, or merge or drop it with --map {name}=OTHER or --map {name}="
             )
     if small := [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 7]:
@@ -74,6 +78,18 @@ def unlearnable(labels: Sequence[str], sides: Sequence[str]) -> list[str]:
         return []
     shown = ", ".join(f"{name} ({(labels == name).sum()} elsewhere)" for name in missing)
     return [f"no training face of {shown}, which can't be learnt; --split random gives train its share, --map drops a class"]
+
+
+def unmeasurable(labels: Sequence[str], sides: Sequence[str]) -> list[str]:
+    """A remark for each of validation and test that has faces, but none of some classes. labels, sides: as `unlearnable`."""
+    labels, sides = np.asarray(labels, dtype=str), np.asarray(sides, dtype=str)
+    remarks = []
+    for split in ("validation", "test"):
+        missing = sorted(set(labels) - set(labels[sides == split]))
+        if missing and (sides == split).any():
+            shown = ", ".join(f"{name} ({(labels == name).sum()} elsewhere)" for name in missing)
+            remarks.append(f"no {split} face of {shown}, so figures on {split} say nothing about such faces")
+    return remarks
 
 
 def stratified_split(

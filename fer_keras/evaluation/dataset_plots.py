@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fer_keras.evaluation.ordering import in_order
 from fer_keras.evaluation.plots import COLOURS
 from fer_keras.evaluation.plots_text import legend_below, longest, name_columns, text_width, turned_room, wrapped
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CHUNK = 256  # faces in memory at a time
-_MOST_VALUES = 10  # of a group column; the rarer ones are counted together
+_MOST_VALUES = 10  # of a group column in a figure; the rarer ones are drawn together
+_OTHERS = "other values"
 _TILE_PX = 96  # larger faces are shrunk in galleries
 _GRID = {"color": "#d9d9d9", "linewidth": 0.6}
 
@@ -48,18 +50,12 @@ class FaceStatistics:
 
 
 def count_table(labels: Sequence[str], values: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
-    """How many faces have each label (rows, in the order of `names`) and each value (columns).
-
-    The most frequent values come alphabetically, at most ten; the rest are counted as "other values".
-    """
+    """How many faces have each label (rows, in the order of `names`) and each value (columns, as `ordering.in_order`)."""
     import pandas as pd
 
     values = pd.Series(np.asarray(values, dtype=object)).astype(str).replace("", "unknown")
-    frequent = values.value_counts()
-    if len(frequent) > _MOST_VALUES:
-        values = values.where(values.isin(frequent.index[: _MOST_VALUES - 1]), "other values")
     table = pd.crosstab(np.asarray(labels, dtype=object), values.to_numpy())
-    table = table.reindex(index=list(names), fill_value=0)
+    table = table.reindex(index=list(names), columns=in_order(table.columns), fill_value=0)
     table.index.name, table.columns.name = "label", None
     return table
 
@@ -146,8 +142,21 @@ def plot_classes(counts: Mapping[str, int], title: str = "") -> Figure:
     return figure
 
 
+def with_others(table: pd.DataFrame) -> pd.DataFrame:
+    """A `count_table` of ten columns at most: the most frequent values as they come, and the rest together as "other values"."""
+    if len(table.columns) <= _MOST_VALUES:
+        return table
+    frequent = set(table.sum(axis=0).sort_values(ascending=False, kind="stable").index[: _MOST_VALUES - 1]) - {_OTHERS}
+    rare = [value for value in table.columns if value not in frequent]
+    return table.drop(columns=rare).assign(**{_OTHERS: table[rare].sum(axis=1)})
+
+
 def plot_counts(table: pd.DataFrame, title: str = "") -> Figure:
-    """A `count_table` as bars (left: faces of each label, by value) and as shares (right: labels among the faces of a value)."""
+    """A `count_table` as bars (left: faces of each label, by value) and as shares (right: labels among the faces of a value).
+
+    Of more than ten values the rarer ones are drawn together.
+    """
+    table = with_others(table)
     totals = table.sum(axis=0).to_numpy(float)
     names = [f"{value} ({int(total)})" for value, total in zip(table.columns, totals, strict=True)]
     wide, high = max(8.5, 1.35 * len(table) + 1.6), max(3.0, 0.42 * len(table.columns) + 1.8)

@@ -16,6 +16,7 @@ import numpy as np
 
 from fer_keras.errors import ConfigError, DataError, ModelError
 from fer_keras.evaluation import calibration, resampling
+from fer_keras.evaluation.ordering import ordered
 
 #: What stands where a group is not known.
 UNKNOWN = ("", "unknown")
@@ -71,15 +72,17 @@ def bootstrap_gap(
         **gap_of(accuracy, drawn, table.kinds),
         "n": int(counts.sum()),
         "units": table.units.name,
-        "groups": {
-            str(name): {
-                "n": int(counts[index]),
-                "accuracy": float(accuracy[index]),
-                "low": float(low[index]),
-                "high": float(high[index]),
+        "groups": ordered(
+            {
+                str(name): {
+                    "n": int(counts[index]),
+                    "accuracy": float(accuracy[index]),
+                    "low": float(low[index]),
+                    "high": float(high[index]),
+                }
+                for index, name in enumerate(table.kinds)
             }
-            for index, name in enumerate(table.kinds)
-        },
+        ),
         "adjusted": adjusted,
     }
 
@@ -168,7 +171,7 @@ def compare_shares(
     """
     names = np.asarray(groups).astype(str)
     kinds, counts = np.unique(names[~np.isin(names, UNKNOWN)], return_counts=True)
-    small = {str(name): int(count) for name, count in zip(kinds, counts, strict=True) if count < min_n}
+    small = ordered({str(name): int(count) for name, count in zip(kinds, counts, strict=True) if count < min_n})
     large = kinds[counts >= min_n]
     if len(large) < 2:
         nothing = dict.fromkeys(("gap", "low", "high", "worst", "best", "ratio", "adjusted", "p"))
@@ -230,11 +233,11 @@ def dataset_bias(truth: np.ndarray, groups: np.ndarray, labels: Sequence[str]) -
     return {
         "n": int(known.sum()),
         "unknown": int((~known).sum()),
-        "counts": _named(table, kinds, labels),
+        "counts": ordered(_named(table, kinds, labels)),
         "effective_groups": effective,
         "evenness": effective / len(kinds),
         **associated,
-        "npmi": _named(_npmi(table), kinds, labels),
+        "npmi": ordered(_named(_npmi(table), kinds, labels)),
     }
 
 
@@ -331,9 +334,8 @@ def audit(
     the test is about; p, p_corrected, shown), parity (by label). groupings -> GROUPING has who is there.
     Raises ConfigError for settings out of range, DataError where no column has two known groups.
     """
-    if seed < 0:
-        raise ConfigError(f"a seed is 0 or more, got {seed}")
-    _check(truth, probabilities, labels, groups, min_n, min_cell, repeats)
+    check_settings(min_n, min_cell, repeats, seed)
+    _check(truth, probabilities, labels, groups)
     truth, classes = np.asarray(truth, np.int64), len(labels)
     names = list(probabilities)
     cells = [_cells(truth, np.asarray(probabilities[name], np.float64), classes) for name in names]
@@ -380,18 +382,18 @@ def check_repeats(repeats: int) -> None:
         raise ConfigError(f"a 95% interval needs {LEAST_REPEATS} repeats or more, got {repeats}")
 
 
-def _check(
-    truth: np.ndarray,
-    probabilities: Mapping[str, np.ndarray],
-    labels: Sequence[str],
-    groups: Mapping[str, np.ndarray],
-    min_n: int,
-    min_cell: int,
-    repeats: int,
-) -> None:
+def check_settings(min_n: int, min_cell: int, repeats: int, seed: int) -> None:
+    """Raise ConfigError for settings of `audit` that are out of range."""
+    if seed < 0:
+        raise ConfigError(f"a seed is 0 or more, got {seed}")
     check_repeats(repeats)
     if min_n < 2 or min_cell < 1:
         raise ConfigError(f"a group that is compared has 2 faces or more (of an emotion 1), got {min_n} and {min_cell}")
+
+
+def _check(
+    truth: np.ndarray, probabilities: Mapping[str, np.ndarray], labels: Sequence[str], groups: Mapping[str, np.ndarray]
+) -> None:
     if not len(truth):
         raise DataError("there is no labelled face to judge a model by; choose another split or protocol")
     for name, values in probabilities.items():
@@ -453,15 +455,17 @@ def _described(
         described[grouping.name] = {
             "columns": list(grouping.columns),
             "unknown": int((~grouping.rows).sum()),
-            "groups": {
-                str(name): {
-                    "n": int(grouping.sizes[index]),
-                    **_people(grouping, index, clusters is not None),
-                    "small": index not in grouping.compared,
-                    "labels": dict(zip(labels, table[index].tolist(), strict=True)),
+            "groups": ordered(
+                {
+                    str(name): {
+                        "n": int(grouping.sizes[index]),
+                        **_people(grouping, index, clusters is not None),
+                        "small": index not in grouping.compared,
+                        "labels": dict(zip(labels, table[index].tolist(), strict=True)),
+                    }
+                    for index, name in enumerate(grouping.kinds)
                 }
-                for index, name in enumerate(grouping.kinds)
-            },
+            ),
         }
     return {
         "n": len(truth),
@@ -723,7 +727,7 @@ class _ModelByGroup:
                 },
                 "confusion": confusions[index].tolist(),
             }
-        return groups
+        return ordered(groups)
 
     def parity(self, figures: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
         """One-vs-rest demographic parity and equalised odds of each label, as fairlearn defines them; None where too few."""

@@ -121,7 +121,9 @@ def plot_confusions_by_group(groups: Mapping[str, Mapping[str, Any]], labels: Se
     columns = min(4, len(groups))
     lines = -(-len(groups) // columns)
     side = 0.36 * len(labels)
-    wide, high = side + longest(labels, 7.5) + 1.2, side + turned_room(labels, 7.5) + 0.9
+    most = max(int(np.sum(group["confusion"], axis=1).max()) for group in groups.values())
+    # Narrow rather than low: axes with sides of one length that have room beside them cut the names around them off.
+    wide, high = side + longest([f"{label} {most}" for label in labels], 7.5) + 0.6, side + turned_room(labels, 7.5) + 1.15
     figure = new_figure(columns * wide, lines * high + 0.3, title)
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(groups) :]:

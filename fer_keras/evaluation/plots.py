@@ -199,9 +199,9 @@ def plot_reliability(probabilities: np.ndarray, y_true: np.ndarray, temperature:
         if column == 0:
             upper.set_ylabel("accuracy")
             lower.set_ylabel("faces")
-            upper.legend(loc="upper left", fontsize=8, frameon=False)
         for axes in (upper, lower):
             axes.spines[["top", "right"]].set_visible(False)
+    legend_below(figure, *grid[0, 0].get_legend_handles_labels())  # anywhere inside it may lie over bars
     return figure
 
 

@@ -121,6 +121,17 @@ def test_every_reason_can_be_switched_off(abc, reason):
     assert reason not in judged(faces, labels, splits, keep=[reason])[0]
 
 
+def test_copies_with_another_label_are_no_duplicates_where_both_are_to_stay(abc):
+    a, b, _ = abc
+    faces, labels = [a, a, a, b, a, a], ["happy", "sad", "happy", "sad", "sad", "sad"]
+    splits = ["train", "train", "train", "train", "train", "test"]
+    reasons, notes = judged(faces, labels, splits, keep=["conflicting_labels", "leakage"])
+    assert reasons == ["", "", "duplicate", "", "duplicate", ""]
+    assert (notes[2], notes[4]) == ("same as row 0", "same as row 1")
+    assert judged(faces[:4], labels[:4], keep=["conflicting_labels"], drop=["near_duplicate"])[0] == ["", "", "duplicate", ""]
+    assert judged(faces, labels, splits, keep=["conflicting_labels"])[0] == ["leakage"] * 3 + [""] + ["leakage", ""]
+
+
 def photograph(seed):
     """Smooth like a photograph: noise would have no stable perceptual hash."""
     small = np.random.default_rng(seed).integers(0, 256, (7, 7), dtype=np.uint8)

@@ -86,6 +86,38 @@ def test_who_is_not_known_is_nobody_whatever_word_the_manifest_has(tmp_path):
     assert FaceDataset.load(dataset.path).manifest["identity"].tolist() == ["", "", "bob", ""]
 
 
+@pytest.mark.parametrize("odd", ["seen\rtwice", "\r", "a\r\nb", 'quoted "\r"'])
+def test_a_carriage_return_in_a_cell_comes_back(tmp_path, odd):
+    columns = {"label": ["anger"] * 3, "split": ["train"] * 3, "kept": [True, False, True], "reason": ["", "blank", ""]}
+    with DatasetWriter(tmp_path / "d", image_size=4, channels=1) as writer:
+        for _ in range(3):
+            writer.add(None)
+        writer.finish(columns | {"comment": ["", odd, "x,y"], "source": [odd, "1.png", "2.png"]}, labels=("anger", "fear"))
+    manifest = FaceDataset.load(tmp_path / "d").manifest
+    assert manifest["comment"].tolist() == ["", odd, "x,y"]
+    assert manifest["source"].tolist() == [odd, "1.png", "2.png"]
+    assert manifest["kept"].tolist() == [True, False, True]
+    assert manifest["row"].tolist() == [0, 1, 2]
+
+
+def test_without_a_carriage_return_the_manifest_has_no_quotes_so_that_fingerprints_stay(tmp_path):
+    text = (write(tmp_path / "d", count=2).path / "manifest.csv").read_text()
+    assert text == (
+        "row,label,split,kept,reason,source,gender\n0,anger,train,False,blank,0.png,unknown\n1,fear,test,True,,1.png,unknown\n"
+    )
+
+
+def test_what_can_not_be_read_back_takes_the_place_of_nothing(tmp_path):
+    columns = {"label": ["anger"], "split": ["train"], "kept": [True], "reason": [""], "source": ["0.png"]}
+    good = write(tmp_path / "d").fingerprint
+    with DatasetWriter(tmp_path / "d", image_size=4, channels=1, overwrite=True) as writer:
+        writer.add(None)
+        with pytest.raises(DataError, match=r"written for .*/d can't be read back \(.*\), so what was there stays"):
+            writer.finish(columns, labels=("anger", "fear"), info={"image_size": 5})
+    assert FaceDataset.load(tmp_path / "d").fingerprint == good
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
 # ---- fingerprints
 
 

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from fer_keras.data import images
 from fer_keras.errors import ConfigError, DataError
@@ -137,7 +137,8 @@ def test_what_is_no_picture_is_an_error(content):
 
 def test_damaged_bytes_never_raise_anything_else(colours):
     random = np.random.default_rng(1)
-    for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP"):
+    kinds = ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "JPEG2000", "PPM"]
+    for kind in kinds + ["AVIF"] * features.check("avif"):
         whole = np.frombuffer(encoded(colours, kind), np.uint8)
         for _ in range(60):
             damaged = whole.copy()

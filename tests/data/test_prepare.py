@@ -303,6 +303,17 @@ def test_what_the_sources_own_splits_spoil_is_told(folder, tmp_path, capsys):
     assert "no training face" not in out
 
 
+def test_settings_that_the_sources_own_splits_leave_idle_are_told(tmp_path, capsys):
+    spec = {f"{split}/{label}": 4 for split in ("train", "val", "test") for label in ("angry", "sad")}
+    command = ["--source", "folders", "--path", class_folders(tmp_path / "f", spec)]
+    _, out, _ = run(capsys, *command, "--fractions", "80,10,10", "--seed", 3, "--out", tmp_path / "a")
+    assert (
+        "- the source's own splits were kept, so --fractions and --seed changed nothing; --split random makes new ones\n" in out
+    )
+    for flags in ([], ["--fractions", "70,15,15"], ["--fractions", "80,10,10", "--seed", 3, "--split", "random"]):
+        assert "changed nothing" not in run(capsys, *command, *flags, "--out", tmp_path / "b", "--overwrite")[1]
+
+
 # ---- caching
 
 
@@ -494,9 +505,25 @@ def test_a_class_of_one_sample_is_told(tmp_path, capsys):
     assert "--map contempt=" in err
 
 
+def test_a_failure_is_explained_by_the_remarks_and_by_what_was_dropped(tmp_path, capsys):
+    class_folders(tmp_path / "f", {"angry": 5, "sad": 10})
+    for index in (1, 2, 3):
+        (tmp_path / f"f/angry/{index:03d}.png").write_bytes(b"broken")
+    (tmp_path / "f/angry/004.png").write_bytes((tmp_path / "f/angry/000.png").read_bytes())
+    (tmp_path / "f/angry/5.heic").write_bytes(b"")
+    command = ["--source", "folders", "--path", tmp_path / "f", "--out", tmp_path / "d"]
+    code, out, err = run(capsys, *command)
+    assert code == 2
+    assert "class 'anger' has only 1 face (dropped: unreadable 3, duplicate 1) and can't be split" in err
+    assert out == "- 1 files that are no pictures were skipped: .heic 1\n"
+    assert run(capsys, *command, "--quiet") == (2, "", err)
+
+
 def test_one_class_alone_is_told(tmp_path, capsys):
-    class_folders(tmp_path / "f", {"angry": 10})
-    assert "only one label is left, 'anger'" in refused(capsys, tmp_path, "--source", "folders", "--path", tmp_path / "f")
+    class_folders(tmp_path / "f", {"angry": 10, "sad": 1})
+    (tmp_path / "f/sad/000.png").write_bytes(b"broken")
+    err = refused(capsys, tmp_path, "--source", "folders", "--path", tmp_path / "f")
+    assert "only one label is left, 'anger' (dropped: unreadable 1); expected at least two" in err
 
 
 @pytest.mark.parametrize(
@@ -514,6 +541,11 @@ def test_one_class_alone_is_told(tmp_path, capsys):
         (["--source", "synthetic", "--keep", "unreadable"], "can't be kept"),
         (["--source", "synthetic", "--seed", "-1"], "--seed is a whole number from 0"),
         (["--source", "synthetic", "--margin", "nan"], "--margin is from 0 to 2, got nan"),
+        (["--source", "synthetic", "--margin", "0.1"], "--margin changes nothing here: it is for --crop haar or mtcnn"),
+        (["--source", "synthetic", "--faces", "all", "--crop", "none"], "--faces changes nothing here"),
+        (["--source", "synthetic", "--min-face", "40"], "--min-face changes nothing here"),
+        (["--source", "synthetic", "--near-distance", "4"], "--near-distance changes nothing here: it is for --drop near_dup"),
+        (["--source", "synthetic", "--split", "random", "--clean-splits", "train"], "--clean-splits changes nothing here"),
         (["--source", "synthetic", "--split-by", "gender"], "--split-by starts with label"),
         (
             ["--source", "synthetic", "--count", "64", "--split-by", "label,height"],

@@ -52,7 +52,8 @@ def test_an_unknown_split_word_is_an_error_naming_the_row():
 @pytest.mark.parametrize(
     ("age", "group"),
     [("0", "0-2"), ("2.9", "0-2"), ("3", "3-9"), ("19", "10-19"), ("34", "30-39"), ("69", "60-69"), ("70", "70+"), ("101", "70+")]
-    + [(text, "unknown") for text in ("", "nan", "old", "-1", "1000")],
+    + [("2,9", "0-2"), ("34,5", "30-39"), ("(0, 2)", "0-2"), ("(60,69)", "60-69"), ("20-29", "20-29"), ("70 - 100", "70+")]
+    + [(text, "unknown") for text in ("", "nan", "old", "-1", "1000", "1985", "(25, 32)", "25-32", "25, 32", "9-3", "0-200")],
 )
 def test_ages_become_groups_and_what_is_no_age_is_unknown(age, group):
     assert base.age_group(age) == group
@@ -446,6 +447,31 @@ def test_damaged_pictures_are_unreadable_and_the_others_are_read(tmp_path):
     assert str(tmp_path) not in found[1].note
 
 
+def test_jpegs_by_their_rarer_names_are_pictures(tmp_path):
+    class_folders(tmp_path, {"angry": 1, "sad": 1})
+    whole = Image.fromarray(pictures(1)[0])
+    for name in ("angry/a.jfif", "sad/b.JPE", "sad/c.jp2"):
+        whole.save(tmp_path / name, "JPEG2000" if name.endswith("jp2") else "JPEG")
+    table, found = read_all(ClassFolders(tmp_path))
+    assert table.rows["source"].tolist() == ["angry/000.png", "angry/a.jfif", "sad/000.png", "sad/b.JPE", "sad/c.jp2"]
+    assert [each.reason for each in found] == [""] * 5
+    assert table.remarks == ()
+
+
+@pytest.mark.parametrize("around", ["", "archive/faces/"])
+def test_classes_without_any_picture_are_named(tmp_path, around):
+    class_folders(tmp_path, {f"{around}train/angry": 1, f"{around}train/Sad": 1, f"{around}test/angry": 1})
+    for folder in ("train/contempt/raw", "test/contempt", "test/sad", "train/angry/more", "docs"):
+        (tmp_path / around / folder).mkdir(parents=True)
+    (tmp_path / around / "test/contempt/0.heic").write_bytes(b"not for Pillow")
+    table = ClassFolders(tmp_path).read()
+    assert table.labels == ("sadness", "anger")
+    assert table.remarks == (
+        "1 files that are no pictures were skipped: .heic 1",
+        "2 folders hold no picture, so they are no classes: contempt, docs",
+    )
+
+
 def test_folders_without_pictures_or_classes_are_told(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         ClassFolders(tmp_path / "nowhere")
@@ -552,13 +578,27 @@ def test_splits_identities_and_columns_of_any_name_are_taken(tmp_path):
     assert table.group_columns == ("skin_tone", "place")
 
 
+def test_ages_that_are_none_are_told_with_examples(tmp_path):
+    class_folders(tmp_path, {"x": 9})
+    ages = ["34,5", "(25, 32)", "1985", "adult", "n/a", "", "(25, 32)", "61", "adult"]
+    rows = [[f"x/{index:03d}.png", "sad", age] for index, age in enumerate(ages)]
+    path = write_rows(tmp_path / "t.csv", [["f", "l", "years"], *rows])
+    table = Table(path, tmp_path, dict(image="f", label="l", age="years")).read()
+    assert table.rows["age_group"].tolist() == ["30-39", *["unknown"] * 6, "60-69", "unknown"]
+    (remark,) = table.remarks
+    assert remark.startswith(
+        "5 ages are no number from 0 to 130, nor a range inside one age group, such as '(25, 32)', '1985', 'adult', so"
+    )
+    assert Table(path, tmp_path, dict(image="f", label="l", age_group="years")).read().remarks == ()
+
+
 def test_who_is_not_known_is_nobody(tmp_path):
-    class_folders(tmp_path, {"x": 8})
-    words = ["unknown", "NaN", "?", " na ", "None", "-", "", " ann"]
+    class_folders(tmp_path, {"x": 10})
+    words = ["unknown", "NaN", "?", " na ", "None", "-", "", "#N/A", "<NA>", " ann"]
     rows = [[f"x/{index:03d}.png", "sad", word] for index, word in enumerate(words)]
     write_rows(tmp_path / "t.csv", [["f", "emotion", "who"], *rows])
     table = Table(tmp_path / "t.csv", tmp_path, dict(image="f", label="emotion", identity="who")).read()
-    assert table.rows["identity"].tolist() == [""] * 7 + ["ann"]
+    assert table.rows["identity"].tolist() == [""] * 9 + ["ann"]
 
 
 def test_a_cell_that_says_not_known_is_no_label_unless_it_is_asked_for(tmp_path):

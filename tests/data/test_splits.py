@@ -67,6 +67,22 @@ def test_a_class_of_one_face_is_an_error_that_says_what_to_do():
         splits.check_classes(["happy", "happy", "contempt"])
 
 
+def test_what_became_of_the_other_faces_of_a_class_stands_in_its_error():
+    with pytest.raises(DataError, match=r"class 'contempt' has only 1 face \(dropped: blank 3\) and can't be split"):
+        splits.check_classes(["happy", "happy", "contempt"], dropped={"contempt": "blank 3", "happy": "blank 1"})
+
+
+def test_classes_without_a_face_to_measure_by_are_told_for_each_split_that_has_faces():
+    labels = ["a", "a", "a", "b", "b", "b", "c"]
+    sides = ["train", "validation", "test", "train", "train", "test", "train"]
+    assert splits.unmeasurable(labels, sides) == [
+        "no validation face of b (3 elsewhere), c (1 elsewhere), so figures on validation say nothing about such faces",
+        "no test face of c (1 elsewhere), so figures on test say nothing about such faces",
+    ]
+    assert splits.unmeasurable(["a", "b"], ["train", "train"]) == []
+    assert splits.unmeasurable(["a", "b"], ["test", "test"]) == []
+
+
 def test_small_classes_are_told():
     heard = []
     splits.check_classes(["happy"] * 50 + ["sad"] * 3, heard.append)

@@ -11,6 +11,7 @@ from fer_keras.data.synthetic import describe_face
 from fer_keras.errors import ConfigError, DataError, ModelError
 from fer_keras.evaluation import fairness, fairness_plots, fairness_report, plots
 from fer_keras.evaluation.calibration import expected_calibration_error
+from fer_keras.evaluation.ordering import in_order
 from fer_keras.labels import EMOTIONS
 
 LABELS = ("neutral", "happiness", "anger")
@@ -369,6 +370,44 @@ def test_columns_that_can_not_be_compared_are_refused(values, error, message):
     truth = np.zeros(len(values), int)
     with pytest.raises(error, match=message):
         fairness.audit(truth, {"model": np.eye(3)[truth]}, LABELS, {"gender": np.array(values)})
+
+
+def test_groups_are_listed_by_the_numbers_in_their_names_and_figures_stay(audited):
+    """With the names in the order that letters give them, the same draws belong to the same groups."""
+    truth, models, groups, _ = audited
+    ages = np.array(["0-2", "10-19", "3-9"])[np.arange(len(truth)) % 3]
+    letters = dict(zip(("0-2", "10-19", "3-9"), "abc", strict=True))
+    given = {"models": {"best": models["best"]}, "labels": LABELS}
+    found, same = (
+        fairness.audit(truth, *given.values(), {"gender": groups["gender"], "age": named}, permutations=100)
+        for named in (ages, np.vectorize(letters.get)(ages))
+    )
+    listed = ["0-2", "3-9", "10-19"]
+    assert list(found["groupings"]["age"]["groups"]) == listed
+    assert list(found["groupings"]["gender & age"]["groups"])[:3] == [f"Female & {age}" for age in listed]
+    mine, theirs = (result["models"]["best"]["groupings"]["age"] for result in (found, same))
+    assert list(mine["groups"]) == listed
+    assert mine["groups"] == {age: theirs["groups"][letter] for age, letter in letters.items()}
+    assert [gap["p"] for gap in mine["gaps"]] == [gap["p"] for gap in theirs["gaps"]]
+    data = fairness.dataset_bias(truth, ages, LABELS)
+    assert list(data["counts"]) == list(data["npmi"]) == listed
+    assert data["counts"]["10-19"] == {label: int(((ages == "10-19") & (truth == at)).sum()) for at, label in enumerate(LABELS)}
+    shares = fairness.compare_shares(truth == 0, ages, min_n=10)["groups"]
+    assert list(shares) == listed
+    assert shares["10-19"]["accuracy"] == pytest.approx((truth[ages == "10-19"] == 0).mean())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0-2", "3-9", "10-19", "100+", "unknown"],
+        ["Female & 9", "Female & 10", "Male & 2"],
+        ["01", "1", "2", "a", "a1", "a1b", "a02", "a10", "²"],
+        ["", "70+", "adult", "child"],
+    ],
+)
+def test_names_are_in_the_order_that_a_reader_expects(names):
+    assert in_order(reversed(names)) == names
 
 
 def test_too_few_repeats_a_negative_seed_and_a_failed_model_are_refused():

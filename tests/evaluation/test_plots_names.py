@@ -144,6 +144,25 @@ def test_long_names_are_whole_and_not_over_each_other(kind, count):
         assert faults(DRAW[kind](LONG[:count])) == []
 
 
+@pytest.mark.parametrize("count", [3, 4])
+def test_confusions_of_several_groups_beside_each_other_are_whole(count):
+    rates = [{"n": 12345, "small": True, "confusion": confusion(SHORT)}] * count
+    assert (
+        faults(fairness_plots.plot_confusions_by_group(dict(zip(("0-2", "3-9", "10-19", "20-29"), rates, strict=False)), SHORT))
+        == []
+    )
+
+
+def test_the_legend_of_reliability_is_outside_of_its_axes():
+    figure = plots.plot_reliability(*scores(SHORT)[::-1], 1.5)
+    plots.png_bytes(figure)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ideal", "mean confidence", "accuracy"]
+    assert legend.get_window_extent().y1 < min(axes.get_tightbbox().y0 for axes in figure.axes)
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    assert faults(figure) == []
+
+
 @pytest.mark.parametrize("kind", ["classes", "per-class"])
 def test_short_names_stay_upright(kind):
     labels = DRAW[kind](SHORT).axes[0].get_xticklabels()

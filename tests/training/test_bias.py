@@ -10,7 +10,7 @@ from bands import LABELS, SIZE, banded_faces
 from PIL import Image
 
 from fer_keras.data.dataset import DatasetWriter, FaceDataset
-from training import prepare
+from training import bias, prepare, synthesize
 from training.bias import main
 from training.evaluate import main as evaluate_main
 
@@ -129,7 +129,7 @@ def test_exported_model_is_judged_on_every_face_with_split_all(trained, groups, 
     data = write(tmp_path / "faces", *groups, split=["train", "test", "validation"] * 100)
     code = main(["--model", str(trained.exported), "--data", str(data.path), "--by", "gender", "--split", "all", "--no-figures"])
     assert code == 0
-    out = here / "reports" / "bias-bands-cnn-on-faces-all-label"
+    out = here / "reports" / "bias-bands-cnn-on-faces-all-label-by-gender"
     result = json.loads((out / "bias.json").read_text())
     assert result["n"] == FACES and not (out / "report.html").exists()
     assert "calibration is judged after the temperature" in capsys.readouterr().out
@@ -165,14 +165,40 @@ def test_nothing_is_left_of_an_audit_before(trained, groups, tmp_path):
     argv = ["--model", str(trained.exported), "--data", str(data.path), "--no-figures", "--out", str(out), "--by"]
     assert main([*argv, "gender,age_group"]) == 0
     assert (out / "intersections.csv").is_file()
-    (out / "report.html").write_text("of an audit before")
-    (out / "mine.txt").write_text("kept")
+    before = ("report.html", "figures-age_group.png", "emotions-gender-and-age_group-best.png", "distribution-gender.png")
+    for name in before:
+        (out / name).write_text("of an audit before")
+    mine = ("mine.txt", "figures-mine.png")
+    for name in mine:
+        (out / name).write_text("kept")
     assert main([*argv, "gender"]) == 0
-    assert not (out / "intersections.csv").exists() and not (out / "report.html").exists()
-    assert (out / "mine.txt").read_text() == "kept"
+    assert not [name for name in ("intersections.csv", *before) if (out / name).exists()]
+    assert [(out / name).read_text() for name in mine] == ["kept", "kept"]
+
+
+def test_models_whose_keys_make_one_name_have_pictures_of_their_own(reported, tmp_path):
+    result = dict(reported[0])
+    result["models"] = dict(zip(("odd/best", "odd-best"), result["models"].values(), strict=True))
+    bias._grouping_html(tmp_path, result, "gender")
+    drawn = [(tmp_path / f"confusions-gender-odd-best{end}.png").read_bytes() for end in ("", "-2")]
+    expected = [(reported[1] / f"confusions-gender-{name}.png").read_bytes() for name in ("best", "final")]
+    assert drawn == expected
 
 
 # bad input
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--repeats", 50), "needs 100 repeats or more, got 50"),
+        (("--min-n", 1), "2 faces or more (of an emotion 1), got 1 and"),
+        (("--seed", -1), "a seed is 0 or more, got -1"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_a_model_is_opened(trained, corrupted, capsys, monkeypatch, words, expected):
+    monkeypatch.setattr(bias, "open_models", lambda *_: pytest.fail("opened a model first"))
+    assert expected in refused(capsys, "--model", trained.exported, "--data", corrupted.path, "--by", "gender", *words)
 
 
 def test_missing_column_is_refused_naming_those_that_exist(trained, corrupted, capsys, here):
@@ -262,6 +288,33 @@ def test_faces_lost_by_the_crop_count_as_missed_though_they_are_in_no_split(trai
     argv = ["--model", trained.exported, "--data", data.path, "--by", "gender", "--split", "all", "--min-n", 10, "--no-figures"]
     assert main([str(word) for word in [*argv, "--out", tmp_path / "out"]]) == 0
     assert missed(tmp_path / "out") == {"Female": 0, "Male": pytest.approx(7 / 20)}
+
+
+def test_a_data_set_with_new_pictures_tells_what_the_one_before_it_tells(trained, photographs, tmp_path):
+    """Where groups and faces come from, and how many were missed: made pictures are no photographs."""
+    old = prepared(photographs, tmp_path / "old", "--keep", "duplicate", "--crop", "haar", "--split", "random")
+    assert synthesize.main(["--data", str(old.path), "--by", "gender", "--out", str(tmp_path / "new")]) == 0
+    assert len(FaceDataset.load(tmp_path / "new").manifest) > len(old.manifest)
+    told = {}
+    for name in ("old", "new"):
+        argv = ["--model", trained.exported, "--data", tmp_path / name, "--by", "gender", "--split", "all", "--min-n", 10]
+        assert main([str(word) for word in [*argv, "--no-figures", "--repeats", 100, "--out", tmp_path / "out" / name]]) == 0
+        told[name] = json.loads((tmp_path / "out" / name / "bias.json").read_text())
+    assert missed(tmp_path / "out" / "new") == {"Female": 0, "Male": pytest.approx(7 / 20)}
+    counted = pd.read_csv(tmp_path / "out" / "new" / "detector.csv")
+    assert counted["n"].tolist() == [20, 20]
+    assert told["new"]["provenance"] == told["old"]["provenance"]
+    assert "gender: column 'sex' of labels.csv" in told["new"]["provenance"]
+    assert told["new"]["notes"] == told["old"]["notes"]
+    assert any("were cut out with a margin of" in note for note in told["new"]["notes"])
+
+
+def test_the_detector_finds_the_photographs_that_new_pictures_were_made_of(trained, photographs, tmp_path, capsys):
+    old = prepared(photographs, tmp_path / "old", "--keep", "duplicate", "--split", "random")
+    assert synthesize.main(["--data", str(old.path), "--by", "label", "--target", "14", "--out", str(tmp_path / "new")]) == 0
+    argv = ["--model", trained.exported, "--data", tmp_path / "new", "--by", "gender", "--no-figures", "--repeats", 100]
+    assert main([str(word) for word in [*argv, "--min-n", 2, "--detector", "haar", "--out", tmp_path / "out"]]) == 0
+    assert "detector haar was run on 40 source pictures" in capsys.readouterr().out
 
 
 def test_detector_without_source_pictures_is_left_out_with_a_sentence(trained, corrupted, tmp_path, capsys):

@@ -190,7 +190,7 @@ def test_damaged_weights_of_a_member_are_told_and_leave_the_name_free(inside, ca
         line = refused(capsys, "--join", "runs/pair/member-01", "runs/damaged", "--out", "runs/blocked")
         assert "runs/damaged/best.weights.h5 can't be read (" in line and "unexpected" not in line
         assert not Path("runs/blocked").exists()
-    train_one = ["--members", "1", "--arch", "cnn", "--data", RunFolder.open("runs/pair/member-01").settings["data"]]
+    train_one = ["--members", "1", "--arch", "cnn", "--data", RunFolder.open("runs/pair/member-01").config["data"]]
     assert "best.weights.h5 can't be read (" in refused(capsys, *train_one, "--join", "runs/damaged", "--out", "runs/blocked")
     assert not Path("runs/blocked").exists()  # nothing was trained first
     other = ModelSpec("cnn", 3, 32, 1, {"layers": [4], "convs_per_stage": 1}).build()

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from fer_keras.data.dataset import VOTE_COLUMNS, FaceDataset
 from fer_keras.evaluation.calibration import fit_temperature
 from fer_keras.models.exported import read_metadata
+from training import scoring
 from training.evaluate import evaluate_run, main
 from training.run_folder import RunFolder
 
@@ -172,6 +173,24 @@ def test_several_models_are_keyed_by_name_and_weights(trained, here):
     }
     assert not list((here / "r").rglob("*.png"))  # asked for with --no-figures
     assert not (here / "r" / "report.html").exists()
+
+
+def test_models_whose_keys_make_one_name_have_folders_of_their_own(trained, here):
+    shutil.copytree(trained.two, here / "odd")
+    shutil.copytree(trained.exported, here / "odd-best")
+    assert main(["--run", "odd", "--model", "odd-best", "--out", "r", "--no-figures"]) == 0
+    models = json.loads((here / "r" / "metrics.json").read_text())["models"]
+    accuracies = {}
+    for folder, key in (("odd-best", "odd/best"), ("odd-final", "odd/final"), ("odd-best-2", "odd-best")):
+        table = pd.read_csv(here / "r" / folder / "predictions.csv")
+        accuracies[key] = (table["true"] == table["predicted"]).mean()
+    assert {key: entry["accuracy"] for key, entry in models.items()} == pytest.approx(accuracies)
+    assert accuracies["odd/best"] != accuracies["odd-best"]
+
+
+def test_names_of_files_differ_where_keys_do():
+    names = scoring.file_names(["a/b", "a-b", "A-B", "a-b-2", "/c/"])
+    assert list(names.values()) == ["a-b", "a-b-2", "A-B-3", "a-b-2-2", "c"]
 
 
 def test_validation_of_a_run_means_the_rows_that_the_run_held_back(trained, here):

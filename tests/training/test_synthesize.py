@@ -1,5 +1,6 @@
 """New pictures written out: how many, of what, and what stays as it was."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from tiny_runs import write_lopsided
 
 from fer_keras.data.dataset import FaceDataset
+from fer_keras.data.sources.table import Table
+from fer_keras.errors import ConfigError
 from training import synthesize
 
 
@@ -94,6 +97,21 @@ def test_what_does_not_fit_is_refused_in_one_line(made, tmp_path, monkeypatch, c
     assert re.search(expected, error), error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", synthesize.COLUMNS)
+def test_a_group_called_as_what_new_pictures_have_is_refused(tmp_path, capsys, name):
+    """Ethnic origin, say: its values would be lost."""
+    remedy = f"{name}_group"
+    with pytest.raises(ConfigError, match=f"can't make a column '{name}'; choose another name, such as {remedy}"):
+        Table("faces.csv", tmp_path, {"image": "file", "label": "emotion", name: "ethnicity"})
+    old = write_lopsided(tmp_path / "old", ((9, 3), (2, 2), (2, 2)))
+    old.manifest.assign(**{name: "north"}).to_csv(old.path / "manifest.csv", index=False)
+    (old.path / "dataset.json").write_text(json.dumps({**old.info, "group_columns": ["gender", name]}))
+    assert synthesize.main(["--data", str(old.path), "--by", "gender", "--out", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert f"has a column '{name}'" in error and f"--columns {remedy}=COLUMN" in error
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_face_of_nobody_gets_an_identity_whatever_word_says_nobody(tmp_path):

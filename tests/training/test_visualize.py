@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -163,13 +165,40 @@ def test_a_wrong_option_is_refused(dataset, arguments, capsys):
     assert arguments[1] in capsys.readouterr().err
 
 
-def test_rare_values_of_a_group_are_counted_together():
-    values = [f"country{number:02d}" for number in range(30)] + ["country00"] * 5
+def test_rare_values_of_a_group_are_drawn_together_and_counted_apart():
+    values = [f"country{number}" for number in range(30)] + ["country21"] * 5
     table = dataset_plots.count_table(["a"] * len(values), values, ["a", "b"])
-    assert len(table.columns) == 10
-    assert table.loc["a", "country00"] == 6
-    assert table.loc["a", "other values"] == 35 - table.drop(columns="other values").loc["a"].sum()
+    assert table.loc["a"].to_dict() == Counter(values)
     assert table.loc["b"].sum() == 0
+    assert dataset_plots.with_others(table).loc["a"].to_dict() == {
+        **{f"country{number}": 1 for number in range(8)},
+        "country21": 6,
+        "other values": 21,
+    }
+    legend = dataset_plots.plot_counts(table).legends[0].get_texts()
+    assert [text.get_text() for text in legend][-2:] == ["country21", "other values"]
+    few = table.iloc[:, :10]
+    assert dataset_plots.with_others(few) is few
+
+
+def test_values_are_listed_by_the_numbers_in_them(tables, tmp_path):
+    ages = ["60+", "3-9", "unknown", "10-19", "0-2"]
+    write(tmp_path / "ages", tables.assign(gender=[ages[row % 5] for row in range(COUNT)]))
+    assert main(["--data", str(tmp_path / "ages"), "--out", str(tmp_path / "out")]) == 0
+    lines = pd.read_csv(tmp_path / "out" / "groups.csv").query("column == 'gender'")
+    assert list(dict.fromkeys(lines["value"])) == ["0-2", "3-9", "10-19", "60+", "unknown"]
+    assert list(json.loads((tmp_path / "out" / "overview.json").read_text())["groups"]["gender"])[:3] == ["0-2", "3-9", "10-19"]
+
+
+def test_nothing_is_left_of_an_overview_before(report, tables, tmp_path):
+    shutil.copytree(report, tmp_path / "out")
+    (tmp_path / "out" / "mine.png").write_text("kept")
+    write(tmp_path / "plain", tables[tables["kept"]], without=VOTE_COLUMNS)
+    assert main(["--data", str(tmp_path / "plain"), "--split", "test", "--out", str(tmp_path / "out")]) == 0
+    gone = {"second-emotion.csv", "second-emotion.png", "agreement.png", "dropped.png", "dropped-faces.png"}
+    names = [{path.name for path in folder.iterdir()} for folder in (report, tmp_path / "out")]
+    assert names[0] - names[1] == {*gone, "classes-by-split.png"}
+    assert names[1] - names[0] == {"mine.png"}
 
 
 def test_second_choices_split_ties_and_skip_faces_without_votes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from fer_keras.data.dataset import UNKNOWN, known_or_empty
 from fer_keras.errors import DataError
+from fer_keras.labels import spelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,8 @@ _GENDERS = {"Female": ("f", "female", "woman", "women"), "Male": ("m", "male", "
 _GENDER_OF_WORD = {word: gender for gender, words in _GENDERS.items() for word in words}
 #: First age of each group: those of the FairFace data set (Karkkainen and Joo 2021), so that audits can be compared.
 _AGE_GROUP_STARTS = (0, 3, 10, 20, 30, 40, 50, 60, 70)
+#: Two ages in whole years: "25-32", and "(25, 32)" as Adience has them.
+_AGE_RANGE = re.compile(r"(\d{1,3}) ?[-\u2013] ?(\d{1,3})|\((\d{1,3}), ?(\d{1,3})\)")
 
 #: Files that systems leave in folders; skipped without a word, as are all hidden ones.
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
@@ -109,9 +113,17 @@ def group_value(column: str, text: str) -> str:
 
 
 def age_group(text: str) -> str:
-    """The group of an age in years: "34" -> "30-39", "81.5" -> "70+"; what is no age from 0 to 130 -> "unknown"."""
+    """The group of an age in years: "34" and "34,5" -> "30-39", "81.5" -> "70+"; what is no age from 0 to 130 -> "unknown".
+
+    Two ages have a group where it is that of both: "(0, 2)" -> "0-2". Of "(25, 32)" nobody knows whether it is 20-29 or 30-39.
+    """
+    plain = spelled(text)
+    if ends := _AGE_RANGE.fullmatch(plain):
+        low, high = (int(end) for end in ends.groups() if end)
+        groups = {age_group(str(low)), age_group(str(high))}
+        return groups.pop() if low <= high and len(groups) == 1 else UNKNOWN
     try:
-        age = float(text)
+        age = float(re.sub(r"^(\d+),(\d+)$", r"\1.\2", plain))  # the decimal comma of half of the world
     except ValueError:
         return UNKNOWN
     if not 0 <= age <= 130:  # NaN as well

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 from fer_keras.data.images import IMAGE_SUFFIXES, decode, in_parallel
 from fer_keras.data.sources.base import SPLIT_OF_WORD, Picture, SourceTable, hash_listing, in_utf8, is_system_file
@@ -29,7 +29,7 @@ class ClassFolders:
         if not self.root.is_dir():
             what = "is a file" if self.root.exists() else "does not exist"
             raise DataError(f"{self.root} {what}; expected a folder of class folders, such as train/angry/x.png or angry/x.png")
-        self.files, self.others, self.links = list_images(self.root)
+        self.files, self.others, self.links, self.folders = list_images(self.root)
         if not self.files:
             found = f"{sum(self.others.values())} other files ({_kinds(self.others)})" if self.others else "nothing"
             raise DataError(f"{self.root} holds no picture; expected {', '.join(IMAGE_SUFFIXES)} in class folders, found {found}")
@@ -43,9 +43,11 @@ class ClassFolders:
         import pandas as pd
 
         folders = [name.split("/")[:-1] for name in self.files]
+        around: list[str] = []
         while all(len(names) > 1 for names in folders) and len({names[0] for names in folders}) == 1:
             if folders[0][0].strip().lower() in SPLIT_OF_WORD:
                 break
+            around.append(folders[0][0])
             folders = [names[1:] for names in folders]  # one folder around everything, as archives have it
         places = [_place(names) for names in folders]
         for name, (label, _) in zip(self.files, places, strict=True):
@@ -64,19 +66,33 @@ class ClassFolders:
         rows = pd.DataFrame({"label": labels, "split": [split for _, split in places], "source": sources})
         if self.others:
             remarks += (f"{sum(self.others.values())} files that are no pictures were skipped: {_kinds(self.others)}",)
+        if without := self._without_pictures(around, set(labels)):
+            remarks += (f"{len(without)} folders hold no picture, so they are no classes: {some_of(without)}",)
         if self.links:
-            remarks += (f"{len(self.links)} links to folders that are read already were not followed: {_some(self.links)}",)
+            remarks += (f"{len(self.links)} links to folders that are read already were not followed: {some_of(self.links)}",)
         if odd := [source for source, name in zip(sources, self.files, strict=True) if source != name]:
-            remarks += (f"{len(odd)} names of files are not UTF-8 and stand escaped in the manifest: {_some(odd)}",)
+            remarks += (f"{len(odd)} names of files are not UTF-8 and stand escaped in the manifest: {some_of(odd)}",)
         return SourceTable(rows, known, remarks=remarks)
+
+    def _without_pictures(self, around: list[str], labels: Collection[str]) -> list[str]:
+        """Names of folders that would be classes if there were a picture below them, which no other folder gives either.
+
+        around: the folders around all that is read.
+        """
+        used = {str(above) for name in self.files for above in PurePosixPath(name).parents}
+        empty = [folder.split("/") for folder in self.folders if folder not in used]
+        names = [_place(parts[len(around) :])[0] for parts in empty if parts[: len(around)] == around]
+        known = {canonical(label).casefold() for label in labels}
+        return sorted({in_utf8(name) for name in names if name and canonical(name).casefold() not in known})
 
     def pictures(self, channels: int) -> Iterator[Picture]:
         """The pictures, in the sorted order of their paths."""
         return read_pictures((self.root / name for name in self.files), channels)
 
 
-def list_images(root: Path) -> tuple[list[str], Counter[str], list[str]]:
-    """What is below a folder: pictures, as sorted relative paths with "/"; how many other files of each suffix; unused links.
+def list_images(root: Path) -> tuple[list[str], Counter[str], list[str], list[str]]:
+    """What is below a folder: pictures, as sorted relative paths with "/"; how many other files of each suffix; unused links;
+    the folders that were read, as relative paths.
 
     Links to folders are followed after the folders that are there themselves, each in its turn, so that a picture goes by its
     own folder's name where it has one here. A link to a folder that was read, or to one around `root`, is not used.
@@ -84,6 +100,7 @@ def list_images(root: Path) -> tuple[list[str], Counter[str], list[str]]:
     files: list[str] = []
     others: Counter[str] = Counter()
     unused: list[str] = []
+    read: list[str] = []
     visited: set[str] = set()
     starts = [str(root)]
     for start in starts:  # grows meanwhile
@@ -98,6 +115,7 @@ def list_images(root: Path) -> tuple[list[str], Counter[str], list[str]]:
                 unused.append(in_utf8(Path(folder).relative_to(root).as_posix()))
                 continue
             visited.add(real)
+            read.append(Path(folder).relative_to(root).as_posix())
             names[:] = sorted(name for name in names if not is_system_file(name))
             starts += [os.path.join(folder, name) for name in names if os.path.islink(os.path.join(folder, name))]
             for name in found:
@@ -107,7 +125,7 @@ def list_images(root: Path) -> tuple[list[str], Counter[str], list[str]]:
                     files.append(Path(folder, name).relative_to(root).as_posix())
                 else:
                     others[os.path.splitext(name)[1].lower() or "no suffix"] += 1
-    return sorted(files), others, unused
+    return sorted(files), others, unused, read
 
 
 def resolve_labels(
@@ -166,7 +184,8 @@ def _place(folders: Sequence[str]) -> tuple[str, str]:
     return label, split
 
 
-def _some(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """The first three names, as text."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 

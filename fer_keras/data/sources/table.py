@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from fer_keras.data.dataset import known_or_empty
+from fer_keras.data.dataset import UNKNOWN, known_or_empty
 from fer_keras.data.sources.base import (
     CsvFile,
     Picture,
@@ -19,7 +19,7 @@ from fer_keras.data.sources.base import (
     hash_listing,
     splits_of,
 )
-from fer_keras.data.sources.folders import read_pictures, resolve_labels
+from fer_keras.data.sources.folders import read_pictures, resolve_labels, some_of
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.labels import spelled
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 #: Targets with a meaning of their own; any other name is a group column of that name.
 _SPECIAL = ("image", "label", "split", "identity", "age")
-#: Names that the manifest uses itself.
-_RESERVED = ("row", "kept", "reason", "note", "source", "box", "fer2013_label")
+#: Names that the manifest uses itself; origin and change where `training.synthesize` has made pictures.
+_RESERVED = ("row", "kept", "reason", "note", "source", "box", "fer2013_label", "origin", "change")
 
 
 class Table:
@@ -114,6 +114,7 @@ class Table:
         for target in self.columns:
             if target == "age":
                 rows["age_group"] = [age_group(text) for text in found["age"]]
+                remarks += _odd_ages(found["age"], rows["age_group"])
                 groups.append("age_group")
             elif target not in _SPECIAL:
                 rows[target] = [group_value(target, text) for text in found[target]]
@@ -196,6 +197,18 @@ class Table:
             values = cells[name].tolist()
             joined[target] = ["" if row is None else values[row] for row in rows]  # "" becomes "unknown"
         return joined, remarks
+
+
+def _odd_ages(ages: Sequence[str], groups: Sequence[str]) -> tuple[str, ...]:
+    """A remark where cells of the age column say something that is no age; those that say nothing need none."""
+    odd = [text.strip() for text, group in zip(ages, groups, strict=True) if group == UNKNOWN and known_or_empty(text)]
+    if not odd:
+        return ()
+    shown = some_of([repr(text) for text in dict.fromkeys(odd)])
+    return (
+        f"{len(odd)} ages are no number from 0 to 130, nor a range inside one age group, such as {shown}, so they count as "
+        f"{UNKNOWN}; to take such words as groups, name the column by age_group=COLUMN",
+    )
 
 
 def _plain(name: str) -> str:
