@@ -209,7 +209,7 @@ def start(
         has = ", ".join(f"{len(dataset.rows(split))} {split}" for split in dataset.splits()) or "none"
         raise DataError(f"{dataset.path} has no {' or '.join(use)} faces, only {has}; choose others with --splits")
     notes: list[str] = []
-    if "origin" in dataset.manifest:  # training.synthesize made some of the pictures
+    if dataset.info.get("synthesized"):  # else a column called origin is of something else
         real = dataset.manifest["origin"].to_numpy()[rows] < 0
         if not real.all():
             notes.append(f"{(~real).sum()} made pictures take no part, since folds are tested on real ones; use --balance-by")
