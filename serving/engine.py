@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fer_keras.detectors import Detector
     from fer_keras.inference.analyzer import Analyzer
     from fer_keras.inference.recognizer import Recognizer
+    from fer_keras.types import Detection
 
 log = logging.getLogger("fer_keras.serving")
 _Made = TypeVar("_Made")
@@ -77,8 +78,8 @@ class Engine:
         self.metadata = {name: read_metadata(path) for name, path in self.paths.items()}
         self.default_model = next(iter(self.paths))
         self.recognizers: OnDemand[Recognizer] = OnDemand(self.paths, self._open_recognizer)
-        self.detectors: OnDemand[Detector] = OnDemand(DETECTORS, self._open_detector(config.min_face_px))
-        self.upload_detectors: OnDemand[Detector] = OnDemand(DETECTORS, self._open_detector(config.upload_min_face_px))
+        self.detectors: OnDemand[Detector] = OnDemand(DETECTORS, self._open_detector)
+        self.upload_detectors: OnDemand[Detector] = OnDemand(DETECTORS, self._open_upload_detector)
         self.closing = threading.Event()
         self.streams: dict[str, Stream] = {}
         for source in sources or [create_source(spec, config.max_side_px) for spec in config.sources]:
@@ -224,8 +225,12 @@ class Engine:
 
         return Recognizer(self.paths[name], runtime=self.config.runtime)
 
-    def _open_detector(self, min_face_px: int) -> Callable[[str], Detector]:
-        return lambda name: create_detector(name, min_face_px, self.config.runtime)
+    def _open_detector(self, name: str) -> Detector:
+        return create_detector(name, self.config.min_face_px, self.config.runtime)
+
+    def _open_upload_detector(self, name: str) -> Detector:
+        thorough = create_detector(name, self.config.upload_min_face_px, self.config.runtime)
+        return _UploadDetector(thorough, self.detectors(name), self.config.max_side_px // 2)
 
     def _session(self, name: str, recognizer: Recognizer, detector: Detector) -> _Session:
         from fer_keras.inference.analyzer import Analyzer
@@ -241,6 +246,22 @@ class Engine:
             self._sessions.move_to_end(name)
             self._sessions[name].used = now
             return self._sessions[name]
+
+
+class _UploadDetector:
+    """One detector for pictures of up to `side` pixels and one for larger ones, in which faces are larger too.
+
+    Looked at closely, a large picture has faces where there are none: on a sleeve, say.
+    """
+
+    def __init__(self, thorough: Detector, coarse: Detector, side: int) -> None:
+        self._thorough, self._coarse, self._side = thorough, coarse, side
+
+    def detect(self, image_rgb: np.ndarray) -> list[Detection]:
+        return (self._thorough if max(image_rgb.shape[:2]) <= self._side else self._coarse).detect(image_rgb)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._thorough, name)  # `refine`, where the detector has it
 
 
 class _Session:

@@ -25,7 +25,8 @@ class ServerConfig:
 
     sources: each "demo", a camera's number, a file, or a URL (rtsp, http). models: exported models, as paths or names in
     saved_models; none: the shipped default. detector: what finds faces. min_face_px: the smallest that it looks for in streams
-    and webcams, which have to be quick; upload_min_face_px: in uploaded pictures and films, which may be of a whole class.
+    and webcams, which have to be quick; upload_min_face_px: in uploaded pictures and films of up
+    to half of max_side_px, which may show a whole class; in larger ones faces are larger too.
     runtime: what runs the models: "auto", or one of fer_keras.runtime.RUNTIMES. host, port: where it listens. token: who has
     it is let in; needed where host is not loopback. blur: make faces in the stream and in snapshots unrecognisable, as far as the
     detector finds them, which then looks at every frame.

@@ -39,20 +39,10 @@ ensemble() {
     fi
 }
 
-average() {
-    if [ -f "$into/$1/metadata.json" ]; then
-        echo "$into/$1 is there"
-    else
-        rm -rf "runs/$into/$1"
-        python -m training.average "runs/$into/$2" "runs/$into/$3" --out "runs/$into/$1" --export "$1" --saved-models "$into"
-    fi
-}
-
 train ferplus-cnn-start
 train ferplus-cnn-longer
 ensemble ferplus-teacher ferplus "$into/ferplus-cnn-longer" "$into/ferplus-cnn-start"
 train ferplus-cnn-robust
-average ferplus-cnn-mean ferplus-cnn-longer ferplus-cnn-robust
 ensemble ferplus-ensemble ferplus "$into/ferplus-cnn-start" "$into/ferplus-cnn-longer" "$into/ferplus-cnn-robust"
 train ferplus-cnn
 train fer2013-cnn-start
@@ -67,4 +57,5 @@ train drawn-densenet121
 train ferplus-densenet121-start
 train ferplus-densenet121-tuned
 train ferplus-densenet121-robust
+train ferplus-densenet121-whole
 train ferplus-densenet121
