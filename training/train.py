@@ -136,12 +136,12 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
 
 
 def _notes_on_size(settings: TrainConfig, spec: ModelSpec) -> list[str]:
-    found = _enlarged(settings, spec.image_size)
-    if not found or "input_size" in settings.model_options():
+    side = spec.options.get("input_size")
+    if side is None or "input_size" in settings.model_options():
         return []
     return [
-        f"faces are enlarged from {spec.image_size} to {found['input_size']} px inside the model, as large as its backbone has "
-        f"learnt them; --input-size {spec.image_size} leaves them as they are"
+        f"faces are enlarged from {spec.image_size} to {side} px inside the model, as large as its backbone has learnt them; "
+        f"--input-size {spec.image_size} leaves them as they are"
     ]
 
 
