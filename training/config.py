@@ -131,6 +131,13 @@ class TrainConfig:
         type=str,
     )
     teacher_share: float | None = _setting(None, "share of the targets that is the teacher's (default 0.5)", type=float)
+    teacher_asked: str | None = _setting(
+        None,
+        "faces: the teacher is asked once, about the faces as they are (the default); views: about each varied picture, moved "
+        "and lit as its pupil sees it, which takes longer; never on cached features",
+        type=str,
+        choices=("faces", "views"),
+    )
     encoding: str = _setting("one-hot", "form of the targets", switch=("--one-hot", "--sparse"), values=("one-hot", "sparse"))
     balance: list[str] = _setting([], "columns whose cells count alike: label, gender, label,gender...; none", type=words)
     balance_by: str = _setting(
@@ -222,6 +229,12 @@ class TrainConfig:
             raise ConfigError("soft targets are distributions and need --one-hot; use --targets hard or majority with --sparse")
         if self.teacher_share is not None and not self.teacher:
             raise ConfigError("--teacher-share is for --teacher, which names the model that teaches")
+        if self.teacher_asked and not self.teacher:
+            raise ConfigError("--teacher-asked is for --teacher, which names the model that teaches")
+        if self.teacher_asked == "views" and not self.augment:
+            raise ConfigError(
+                "--no-augment leaves training pictures as they are; leave --teacher-asked views out, or --no-augment"
+            )
         if self.encoding == "sparse" and self.teacher:
             raise ConfigError("what a teacher says is a distribution and needs --one-hot")
         if self.encoding == "sparse" and self.label_smoothing:
@@ -252,13 +265,19 @@ class TrainConfig:
             total = filled["frozen_epochs"] + filled["finetune_epochs"]
             if not total:
                 raise ConfigError("frozen-epochs and finetune-epochs are both 0; there is nothing to train")
+            if self.teacher_asked == "views" and filled["frozen_epochs"] and self.frozen_features == "cached":
+                raise ConfigError(
+                    "a teacher can't be asked about varied pictures where the frozen backbone's features are cached; give "
+                    "--frozen-features live, --frozen-epochs 0 or --teacher-asked faces"
+                )
         else:
             filled = {"epochs": self.epochs or 30}
             total = filled["epochs"]
         # A head on a frozen backbone learns in 20 epochs at 3e-3 what takes it 40 at 1e-3; a whole network wants smaller steps.
         filled["lr"] = self.lr or (3e-3 if filled.get("frozen_epochs") else 1e-3)
-        if self.teacher and self.teacher_share is None:
-            filled["teacher_share"] = 0.5
+        if self.teacher:
+            filled["teacher_share"] = 0.5 if self.teacher_share is None else self.teacher_share
+            filled["teacher_asked"] = self.teacher_asked or "faces"
         filled["best_after"] = min(10, total // 3) if self.best_after is None else self.best_after
         return dataclasses.replace(self, **filled)
 

@@ -1,12 +1,15 @@
 """Targets that are partly the answers of another model, its teacher (Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531).
 
 A teacher, an ensemble say, tells for each training face what else it looks like, which one label does not and few votes tell
-roughly. It is asked once, for the faces as they are, at temperature 1: the temperature in its metadata was fitted on other faces.
+roughly. It is asked at temperature 1, since the temperature in its metadata was fitted on other faces: once, for the faces as
+they are, or for each varied picture that its pupil is given (Beyer et al. 2022, https://arxiv.org/abs/2106.05237).
 A teacher must not have been trained on the faces that its pupil is judged by, or the pupil has seen them too.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,8 @@ from fer_keras.models.transfer import find_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import tensorflow as tf
 
     from fer_keras.data.dataset import FaceDataset
     from training.config import TrainConfig
@@ -56,6 +61,45 @@ def taught(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray, targets:
         with writing_whole(kept) as file:
             np.save(file, said, allow_pickle=False)
     return ((1 - config.teacher_share) * targets + config.teacher_share * said).astype(np.float32)
+
+
+def teacher_of_views(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray, changes: np.ndarray | None) -> Callable:
+    """A function that mixes targets with what the teacher says of the varied pictures of a batch.
+
+    Returns teach(positions int64 (b,), seed int (2,), targets float32 (b, classes)) -> float32 (b, classes), for the seed by
+    which `pipeline.face_loader` varies the batch. The teacher sees faces as its pupil does, moved and lit alike, but for what
+    poor cameras and erasing take away: the pupil is to answer through that as the teacher does without it.
+    rows: int64 (n,), the faces that positions count. changes: as for `pipeline.face_loader`.
+    """
+    import tensorflow as tf
+
+    from fer_keras.data import pipeline
+    from fer_keras.inference.runtimes import open_runtime
+    from fer_keras.models.exported import read_metadata
+
+    check_teacher(config, dataset)
+    path = _teacher_path(config)
+    metadata = read_metadata(path)
+    size, channels = metadata["input"]["height"], metadata["input"]["channels"]
+    order = [metadata["labels"].index(label) for label in dataset.labels]
+    _, predict = open_runtime(path, metadata)
+    seen = dataclasses.replace(config.new_pictures(), erase=0.0, dark=0.0, blur=0.0, noise=0.0)
+    load = pipeline.face_loader(dataset, rows, channels=channels, augment=seen, changes=changes)
+
+    def ask(pixels: np.ndarray) -> np.ndarray:
+        said = predict(pixels)[:, order]
+        return said / said.sum(axis=1, keepdims=True)
+
+    def teach(positions: tf.Tensor, seed: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        faces = load(positions, seed)
+        if dataset.image_size != size:
+            faces = tf.image.resize(faces, (size, size), antialias=True)
+        pixels = tf.cast(tf.round(tf.clip_by_value(faces, 0.0, 255.0)), tf.uint8)
+        said = tf.numpy_function(ask, [pixels], tf.float32, stateful=False)
+        share = config.teacher_share
+        return (1 - share) * targets + share * tf.ensure_shape(said, targets.shape)
+
+    return teach
 
 
 def _asked(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ from fer_keras.files import alone, read_json, write_json, writing_whole
 from fer_keras.models import transfer
 from training.backend import choose_precision, choose_strategy, load_state, save_state, save_weights
 from training.config import TrainConfig
-from training.distillation import taught
+from training.distillation import taught, teacher_of_views
 from training.features import FeatureStore
 from training.run_folder import RunFolder
 
@@ -132,7 +132,7 @@ class _Training:
         self.folder.mkdir(exist_ok=True)
         self.state = _State.load(self.folder) or _State()
         self.train_rows, self.train_targets = self._targets(train, "train")
-        if config.teacher:
+        if config.teacher and config.teacher_asked != "views":
             self.train_targets = taught(config, self.dataset, self.train_rows, self.train_targets, self.folder)
         self.cell_of, self.changes = self._balance_rows()
         self.validation_rows, self.validation_targets = self._targets(validation, "validation")
@@ -208,6 +208,12 @@ class _Training:
     def _train_faces(self, augment: pipeline.Augmentation | None = None) -> Callable:
         """The loader of the training faces."""
         return pipeline.face_loader(self.dataset, self.train_rows, channels=self.channels, augment=augment, changes=self.changes)
+
+    def _teach(self) -> Callable | None:
+        """What mixes targets with the teacher's answers to varied pictures, where it is asked about those."""
+        if self.config.teacher_asked != "views":
+            return None
+        return teacher_of_views(self.config, self.dataset, self.train_rows, self.changes)
 
     def phases(self) -> list[_Phase]:
         config = self.config
@@ -286,6 +292,7 @@ class _Training:
             weights=weights,
             sampling=sampling,
             mixing=None if net.name == "head" else config.mixing(),  # stored features are no pictures
+            teach=self._teach(),
             in_memory=net.name == "head",
         )
         validation = pipeline.evaluation_batches(

@@ -226,6 +226,14 @@ def _fit_and_finish(run: RunFolder, dataset: FaceDataset, given: dict[str, Any] 
     return 0
 
 
+def _teacher_of(settings: TrainConfig) -> dict[str, Any]:
+    """For metadata.json: who taught the model, where somebody did."""
+    if not settings.teacher:
+        return {}
+    asked = settings.teacher_asked or "faces"
+    return {"teacher": Path(settings.teacher).name, "teacher_share": settings.teacher_share, "teacher_asked": asked}
+
+
 def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> Path:
     """Evaluate best and final on the test split (or validation where there is none), draw, and export the best.
 
@@ -253,7 +261,7 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
             "n_validation": run.metrics.get("n_validation"),
             "targets": settings.targets,
             **scoring.learnt_from(dataset, run.rows("train"), scoring.rows_of(dataset, before)),
-            **({"teacher": Path(settings.teacher).name, "teacher_share": settings.teacher_share} if settings.teacher else {}),
+            **_teacher_of(settings),
             **({"mean_of": run.metrics["mean_of"]} if "mean_of" in run.metrics else {}),
         },
         "figures": figures,

@@ -320,6 +320,7 @@ def training_stream(
     weights: np.ndarray | None = None,
     sampling: np.ndarray | None = None,
     mixing: Mixing | None = None,
+    teach: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     in_memory: bool = False,
 ) -> tf.data.Dataset:
     """An endless stream of shuffled training batches; epoch after epoch, `steps_per_epoch(n, batch_size)` batches each.
@@ -329,7 +330,8 @@ def training_stream(
 
     load: from face_loader or feature_loader. targets: (n, classes) float32 or (n,) int. weights: float32 (n,), given to the
     loss. sampling: float (n,), draws n faces an epoch with these chances, with replacement, instead of each face once.
-    mixing: mixes pairs of pictures; wants targets (n, classes).
+    mixing: mixes pairs of pictures; wants targets (n, classes). teach: (positions, seed, targets of the batch) -> its targets,
+    for those that hang on how pictures are varied; before any mixing.
     in_memory: `load` only looks up what is there, as feature_loader's does, and gets no threads of its own.
     Yields (inputs, targets) or (inputs, targets, weights). The same seed gives the same stream from any start_epoch on.
     """
@@ -360,7 +362,10 @@ def training_stream(
 
     @plain
     def batch(positions: tf.Tensor, batch_seed: tf.Tensor) -> tuple:
-        out = (load(positions, batch_seed), tf.gather(targets_tensor, positions))
+        batch_targets = tf.gather(targets_tensor, positions)
+        if teach:
+            batch_targets = teach(positions, batch_seed, batch_targets)
+        out = (load(positions, batch_seed), batch_targets)
         out = out if weights_tensor is None else (*out, tf.gather(weights_tensor, positions))
         return mixing(batch_seed, *out) if mixing else out
 
