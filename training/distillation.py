@@ -75,26 +75,24 @@ def teacher_of_views(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray
 
     from fer_keras.data import pipeline
     from fer_keras.inference.runtimes import open_runtime
-    from fer_keras.models.exported import read_metadata
+    from fer_keras.models.exported import Described, read_metadata
+    from training.scoring import fitted
 
     check_teacher(config, dataset)
     path = _teacher_path(config)
-    metadata = read_metadata(path)
-    size, channels = metadata["input"]["height"], metadata["input"]["channels"]
-    order = [metadata["labels"].index(label) for label in dataset.labels]
-    _, predict = open_runtime(path, metadata)
+    teacher = Described()
+    teacher.metadata = read_metadata(path)
+    _, predict = open_runtime(path, teacher.metadata)
+    order = [teacher.labels.index(label) for label in dataset.labels]
     seen = dataclasses.replace(config.new_pictures(), erase=0.0, dark=0.0, blur=0.0, noise=0.0)
-    load = pipeline.face_loader(dataset, rows, channels=channels, augment=seen, changes=changes)
+    load = pipeline.face_loader(dataset, rows, augment=seen, changes=changes)
 
     def ask(pixels: np.ndarray) -> np.ndarray:
-        said = predict(pixels)[:, order]
+        said = predict(fitted(pixels, teacher))[:, order]
         return said / said.sum(axis=1, keepdims=True)
 
     def teach(positions: tf.Tensor, seed: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        faces = load(positions, seed)
-        if dataset.image_size != size:
-            faces = tf.image.resize(faces, (size, size), antialias=True)
-        pixels = tf.cast(tf.round(tf.clip_by_value(faces, 0.0, 255.0)), tf.uint8)
+        pixels = tf.cast(tf.round(load(positions, seed)), tf.uint8)
         said = tf.numpy_function(ask, [pixels], tf.float32, stateful=False)
         share = config.teacher_share
         return (1 - share) * targets + share * tf.ensure_shape(said, targets.shape)

@@ -24,6 +24,7 @@ from fer_keras.errors import ConfigError, DataError, ModelError
 if TYPE_CHECKING:
     import keras
 
+    from fer_keras.models.exported import Described
     from training.run_folder import RunFolder
 
 BATCH_SIZE = 64
@@ -459,7 +460,7 @@ def predict_rows(
     return probabilities
 
 
-def fitted(faces: np.ndarray, model: ScoredModel) -> np.ndarray:
+def fitted(faces: np.ndarray, model: ScoredModel | Described) -> np.ndarray:
     """uint8 (n, h, w, c) faces in the size and colour of a model's input."""
     from fer_keras.data.images import resize, to_channels
 

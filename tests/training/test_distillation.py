@@ -11,15 +11,16 @@ from bands import banded_faces, write_faces
 from commandline import refused, run
 
 from fer_keras.data.dataset import FaceDataset
+from fer_keras.data.pipeline import face_loader
 from fer_keras.errors import ConfigError
 from fer_keras.models.densenet import SHIPPED
 from fer_keras.models.exported import load_exported
 from training import kfold, train, variants
 from training.config import TrainConfig
-from training.distillation import notes_on_seen, taught
+from training.distillation import notes_on_seen, taught, teacher_of_views
 from training.run_folder import RunFolder
 
-QUICK = ["--layers", "8", "--convs-per-stage", "1", "--batch-size", "32", "--no-augment"]
+QUICK = ["--layers", "8", "--convs-per-stage", "1", "--batch-size", "32"]
 
 
 def test_targets_are_mixed_in_the_order_of_the_data(trained, tmp_path):
@@ -47,13 +48,64 @@ def test_a_training_that_goes_on_has_the_targets_that_it_began_with(trained, tmp
     np.testing.assert_allclose(taught(config, data, rows, truth, tmp_path), kept, atol=1e-6)
 
 
-def test_a_pupil_learns_from_its_teacher_what_its_labels_do_not_tell(trained, here, capsys):
+def test_a_teacher_of_views_sees_pictures_moved_as_its_pupil_does_and_not_what_poor_cameras_do(trained, tmp_path):
+    labels = FaceDataset.load(trained.data).labels
+    other_order = tuple(reversed(labels))
+    faces, names = banded_faces(40)
+    faces = np.tril(np.full(faces.shape[1:3], 90, np.uint8))[None, :, :, None] // 2 + faces // 2  # mirrored they look another way
+    data = write_faces(tmp_path / "oblique", faces, names, ["train"] * 40, labels=other_order)
+    rows = data.rows("train")
+    config = TrainConfig(
+        **dict.fromkeys(("rotate", "shift", "zoom", "brightness", "contrast"), 0.0),
+        **{"dark": 1.0, "blur": 0.5, "noise": 1.0, "erase": 0.9, "flip": True},
+        teacher=str(trained.exported),
+        teacher_asked="views",
+        teacher_share=0.75,
+    )
+    positions, seed = np.arange(5, 35), np.array([3, 4])
+    truth = np.eye(len(labels), dtype=np.float32)[data.label_indices[rows][positions]]
+    mixed = teacher_of_views(config, data, rows, None)(positions, seed, truth).numpy()
+    pupil_sees = face_loader(data, rows, augment=dataclasses.replace(config.augmentation(), dark=0, blur=0, noise=0, erase=0))
+    shown = pupil_sees(positions, seed).numpy()
+    turned = [np.array_equal(face, data.faces[row][:, ::-1]) for face, row in zip(shown, rows[positions], strict=True)]
+    assert 5 < sum(turned) < 25
+    seen = np.where(np.array(turned)[:, None, None, None], data.faces[rows[positions]][:, :, ::-1], data.faces[rows[positions]])
+    said = load_exported(trained.exported).predict(seen)
+    for name in labels:
+        expected = 0.25 * truth[:, other_order.index(name)] + 0.75 * said[:, labels.index(name)]
+        np.testing.assert_allclose(mixed[:, other_order.index(name)], expected, atol=1e-3)
+    np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_teacher_of_another_size_and_colour_can_be_asked_about_views(trained, tmp_path):
+    faces, names = banded_faces(20)
+    large = np.repeat(np.repeat(np.repeat(faces, 2, axis=1), 2, axis=2), 3, axis=3)
+    labels = FaceDataset.load(trained.data).labels
+    data = write_faces(tmp_path / "large", large, names, ["train"] * 20, labels=labels)
+    config = TrainConfig(
+        **dict.fromkeys(("rotate", "shift", "zoom", "brightness", "contrast"), 0.0),
+        flip=False,
+        teacher=str(trained.exported),
+        teacher_asked="views",
+        teacher_share=1.0,
+    )
+    truth = np.zeros((20, len(labels)), np.float32)
+    mixed = teacher_of_views(config, data, data.rows("train"), None)(np.arange(20), np.array([1, 2]), truth).numpy()
+    np.testing.assert_allclose(mixed, load_exported(trained.exported).predict(faces), atol=0.02)
+
+
+@pytest.mark.parametrize("asked", ["faces", "views"])
+def test_a_pupil_learns_from_its_teacher_what_its_labels_do_not_tell(trained, here, capsys, asked):
     faces, names = banded_faces(252)
     wrong = names[1:193] + names[192:]  # each face has the label of the next one, which is never its own
     parts = ["train"] * 192 + ["validation"] * 30 + ["test"] * 30
     data = write_faces(here / "mislabelled", faces, wrong, parts)
     words = ["--data", data.path, *QUICK, "--epochs", 10, "--lr", 0.02]
     words += ["--teacher", trained.exported, "--teacher-share", 1, "--out", "runs/pupil", "--export", "pupil"]
+    if asked == "faces":
+        words += ["--no-augment"]
+    else:
+        words += ["--rotate", 5, "--shift", 0.02, "--zoom", 0.02, "--erase", 0, "--teacher-asked", "views"]
     code, _, err = run(train.main, capsys, *words)
     assert code == 0, err
     pupil, teacher = (
@@ -62,6 +114,7 @@ def test_a_pupil_learns_from_its_teacher_what_its_labels_do_not_tell(trained, he
     assert (pupil == teacher).mean() > 0.8
     metadata = json.loads((here / "saved_models/pupil/metadata.json").read_text())
     assert metadata["trained_on"]["teacher"] == "bands-cnn" and metadata["trained_on"]["teacher_share"] == 1
+    assert metadata["trained_on"]["teacher_asked"] == asked
     assert RunFolder.open("runs/pupil").finished
 
 
@@ -71,6 +124,10 @@ def test_a_pupil_learns_from_its_teacher_what_its_labels_do_not_tell(trained, he
         (["--teacher", "nobody"], "neither a file nor a model in saved_models"),
         (["--teacher", "EXPORTED", "--sparse"], "is a distribution and needs --one-hot"),
         (["--teacher", "EXPORTED", "--teacher-share", "1.5"], "teacher-share must be from 0 to 1"),
+        (["--teacher-asked", "views"], "--teacher-asked is for --teacher"),
+        (["--teacher", "EXPORTED", "--teacher-asked", "often"], "invalid choice: 'often'"),
+        (["--teacher", "EXPORTED", "--teacher-asked", "views", "--no-augment"], "leaves training pictures as they are"),
+        (["--teacher", "EXPORTED", "--teacher-asked", "views", "--arch", "densenet"], "features are cached"),
     ],
 )
 def test_what_does_not_fit_is_refused(trained, here, capsys, words, expected):
