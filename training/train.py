@@ -260,6 +260,8 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
             "n_train": run.metrics.get("n_train"),
             "n_validation": run.metrics.get("n_validation"),
             "targets": settings.targets,
+            "epochs": run.metrics.get("epochs"),
+            **({"stopped": "by Ctrl-C, before its last epoch"} if run.metrics.get("interrupted") else {}),
             **scoring.learnt_from(dataset, run.rows("train"), scoring.rows_of(dataset, before)),
             **_teacher_of(settings),
             **({"mean_of": run.metrics["mean_of"]} if "mean_of" in run.metrics else {}),

@@ -474,6 +474,9 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         f"# uint8 (n, {size['height']}, {size['width']}, {size['channels']}) -> float32 (n, {len(metadata['labels'])})",
         "```",
         "",
+        "These are as the network gives them. With the temperature applied, which confidences here are:",
+        "`fer_keras.inference.recognizer.Recognizer(path).predict(faces)`, and whatever the server and `serving.predict` show.",
+        "",
         "Without fer_keras: it is a TensorFlow SavedModel; signature `serving_default` takes `pixels` and gives `probabilities`.",
         "",
         *_members(metadata.get("members") or ()),
@@ -484,13 +487,15 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         "## Figures",
         "",
         *_figures_table(metadata["figures"]),
+        *_protocol_notes(metadata["figures"]),
         "",
         "## Limits",
         "",
         "- It tells which expression a face shows as annotators would name it, not what a person feels.",
-        "- Annotators disagree with each other, and rare classes (disgust, contempt, fear) rest on few pictures.",
+        f"- Annotators disagree with each other, and rare classes{_rare(metadata['labels'])} rest on few pictures.",
         "- It expects one cropped face that looks roughly at the camera; on anything else its answer means nothing.",
-        "- Accuracy differs between groups of people and was measured on the data above only; measure it on your own before use.",
+        "- Accuracy differs between groups of people and was measured on the data above only; groups of which nothing is said "
+        "here (age, skin colour...) were not looked at. Measure it on your own before use.",
         "",
         "## Intended use",
         "",
@@ -501,7 +506,7 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         "",
         "## Licence",
         "",
-        str(metadata.get("licence") or "The weights come under the licence of this project."),
+        str(metadata.get("licence") or "Not recorded; on what terms the weights may be used is for whoever trained them to say."),
         "The pictures that it was trained on are not included; their own terms hold for them.",
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -555,6 +560,25 @@ def _figures_table(figures: list[Mapping[str, Any]]) -> list[str]:
         cells += [interval, figure.get("macro_f1"), figure.get("ece")]
         rows.append("| " + " | ".join(map(_number, cells)) + " |")
     return rows
+
+
+def _protocol_notes(figures: list[Mapping[str, Any]]) -> list[str]:
+    """What the words in the table of figures mean."""
+    notes = {
+        "validation": "`validation` are the faces by which the best epoch was chosen, so these figures flatter a little",
+        "majority": "`majority` counts the faces whose first expression has more than half of the votes (single ones ignored)",
+        "plurality": "`plurality` takes the label that most annotators gave, with or without more than half of them",
+        "label": "`label` takes the one label that the data has",
+    }
+    used = {word for figure in figures for word in (figure.get("split"), figure.get("protocol"))}
+    told = [note for word, note in notes.items() if word in used]
+    return ["", "; ".join(told) + "."] if told else []
+
+
+def _rare(labels: Sequence[str]) -> str:
+    """The emotions of a model that every known data set has few pictures of, in brackets."""
+    rare = [name for name in ("disgust", "contempt", "fear") if name in labels]
+    return f" ({', '.join(rare)})" if rare else ""
 
 
 def _number(value: Any) -> str:

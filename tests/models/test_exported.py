@@ -336,8 +336,21 @@ def test_the_model_card_tells_what_people_need(original):
         "medical or safety reasons",
         "20% of its size",
         "not included",
+        "rare classes rest on few pictures",  # it knows none of those that are rare everywhere
+        "`majority` counts the faces whose first expression has more than half of the votes",
+        "Recognizer(path).predict(faces)",
     ):
         assert expected in card, expected
+    assert "the best epoch was chosen" not in card  # of test faces
+
+
+def test_the_model_card_tells_of_figures_by_which_a_model_was_chosen_and_of_its_rare_classes(original):
+    known = read_metadata(original)
+    card = model_card(
+        {**known, "labels": ["fear", "happy", "disgust"], "figures": [{**known["figures"][0], "split": "validation"}]}
+    )
+    assert "`validation` are the faces by which the best epoch was chosen, so these figures flatter" in card
+    assert "rare classes (disgust, fear) rest on few pictures" in card
 
 
 def test_the_model_card_of_an_unmeasured_model_says_so(original):
