@@ -24,8 +24,10 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):  # noqa: ANN201
-        """Parse, with underscores in option names read as hyphens."""
-        return super().parse_known_args([_hyphenated(word) for word in (sys.argv[1:] if args is None else args)], namespace)
+        """Parse, with underscores in option names read as hyphens; what follows the first `--` is no option."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        return super().parse_known_args([*map(_hyphenated, words[:end]), *words[end:]], namespace)
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit code 2."""

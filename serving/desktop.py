@@ -372,7 +372,7 @@ class Window:
         status = update.status
         if self._notice:
             return
-        if status["state"] == "live" and status["fps"]:
+        if status["state"] == "live" and update.result is not None:
             self._say(f"{status['model']}: {rate_text(status['fps'])}")
         elif status["message"]:
             self._say(status["message"])
@@ -415,7 +415,7 @@ class _Viewer:
 
 def rate_text(fps: float) -> str:
     """How many pictures a second, as a person says it."""
-    rate = f"{fps:.0f}"
+    rate = f"{fps:.0f}" if fps >= 0.5 else f"{fps:.1f}"
     return f"{rate} {'picture' if rate == '1' else 'pictures'} a second"
 
 

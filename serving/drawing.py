@@ -59,7 +59,7 @@ def draw_faces(
     draw = ImageDraw.Draw(image)
     line = max(2, round(min(image.size) / 240))
     # Boxes first, so that no box runs through a label; small faces last, on top.
-    order = sorted(range(len(boxes_xyxy_px)), key=lambda index: -_area(boxes_xyxy_px[index]))
+    order = sorted(range(len(boxes_xyxy_px)), key=lambda index: -box_area(boxes_xyxy_px[index]))
     for index in order:
         x1, y1, x2, y2 = (edge * factor for edge in boxes_xyxy_px[index])
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colours[index], width=line)
@@ -83,6 +83,7 @@ def _label(draw: object, box: Sequence[float], text: str, colour: str, size: tup
     draw.text((x + pad - left, y + pad - top), text, fill=ink, font=font)
 
 
-def _area(box: Sequence[float]) -> float:
+def box_area(box: Sequence[float]) -> float:
+    """Of (x1, y1, x2, y2), in the square of its unit."""
     x1, y1, x2, y2 = box
     return (x2 - x1) * (y2 - y1)

@@ -113,7 +113,7 @@ class Engine:
         threading.Thread(target=self._load, name="load", daemon=True).start()
 
     def close(self) -> None:
-        """End streams and recordings and send all viewers away; returns within CLOSE_S."""
+        """End streams, recordings and the analysis of videos, and send all viewers away; returns within CLOSE_S."""
         self.closing.set()
         deadline = time.monotonic() + CLOSE_S
         closers = [threading.Thread(target=stream.close, args=(deadline,), daemon=True) for stream in self.streams.values()]
@@ -121,6 +121,10 @@ class Engine:
             thread.start()
         for thread in closers:
             thread.join(max(0.0, deadline - time.monotonic()))
+        # Who analyses a video notices at its next frame, and deletes what is on the disk before giving the place back.
+        free = [self._videos.acquire(timeout=max(0.0, deadline - time.monotonic())) for _ in range(WORKERS)]
+        for _ in filter(None, free):
+            self._videos.release()
 
     def all_labels(self) -> tuple[str, ...]:
         """The labels of all models together, emotions first."""

@@ -75,7 +75,7 @@ def find_pictures(
     """
     found: dict[Path, Picture] = {}
     for text in named:
-        path = Path(text).expanduser()
+        path = Path(text if os.path.exists(text) else os.path.expanduser(text))
         if path.exists():
             matches = [path]
         elif glob.has_magic(text):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -111,7 +112,7 @@ def _command(args: argparse.Namespace) -> int:
     files, of_videos = _find(args)
     _check_options(args, of_videos)
     copies = plan_copies(files, Path(args.draw), VIDEO_COPIES if of_videos else PICTURE_COPIES) if args.draw else {}
-    _check_outputs(args, files)
+    _check_outputs(args, files, copies)
     paths = find_models(args.model)
     if args.parquet:
         videos.check_parquet()
@@ -165,9 +166,14 @@ def _check_options(args: argparse.Namespace, of_videos: bool) -> None:
             raise ConfigError(f"--{option.replace('_', '-')} is for videos, and {args.paths[0]} is none")
 
 
-def _check_outputs(args: argparse.Namespace, files: Sequence[Picture]) -> None:
+def _check_outputs(args: argparse.Namespace, files: Sequence[Picture], copies: dict[Path, Path]) -> None:
     """What would be in the way of the outputs is told before anything is computed."""
     taken: dict[Path, str] = {}
+    if args.draw:
+        _check_folder("--draw", Path(args.draw))
+    for copy in copies.values():
+        place = file_to_write(copy)
+        taken.update(dict.fromkeys((place, *place.parents), "--draw"))
     for option in ("csv", "json", "parquet", "report"):
         name = getattr(args, option)
         if not name:
@@ -175,15 +181,25 @@ def _check_outputs(args: argparse.Namespace, files: Sequence[Picture]) -> None:
         target = Path(name)
         if target.is_dir():
             raise ConfigError(f"{target} is a folder; --{option} names a file")
-        file_to_write(target)
+        _check_folder(f"--{option}", file_to_write(target).parent)
         if any(target.resolve() == file.path.resolve() for file in files):
             kind = "videos" if videos.is_video(target) else "pictures"
             raise ConfigError(f"{target} is one of the {kind} and would be overwritten; name another file")
         if target.resolve() in taken:
             raise ConfigError(f"{taken[target.resolve()]} and --{option} name the same file {target}; give them different ones")
         taken[target.resolve()] = f"--{option}"
-    if args.draw and Path(args.draw).exists() and not Path(args.draw).is_dir():
-        raise ConfigError(f"--draw names a folder, {args.draw} is a file")
+
+
+def _check_folder(option: str, folder: Path) -> None:
+    """Raise ConfigError where nothing can be written below a folder, which may not be there yet; leaves nothing behind."""
+    there = next((each for each in (folder, *folder.parents) if os.path.exists(each)), folder)
+    if os.path.exists(there) and not os.path.isdir(there):
+        raise ConfigError(f"{option} names a folder, {there} is a file")
+    try:
+        # Permissions do not tell: some file systems, such as /proc, let nobody make anything.
+        tempfile.TemporaryDirectory(prefix="fer-keras-", dir=there).cleanup()
+    except OSError as error:
+        raise ConfigError(f"{option} can't be written: nothing can be made in {there}; name another folder") from error
 
 
 def plan_copies(pictures: Sequence[Picture], folder: Path, suffixes: tuple[str, ...] = PICTURE_COPIES) -> dict[Path, Path]:
@@ -285,7 +301,9 @@ def _videos(
         settings = _settings_of(files, recognizer, detector, analyzer, args)
         lock = f"{base}.unfinished.lock"
         stack.enter_context(alone(lock, f"another process is writing {base}; wait for its end or name another file"))
-        table = videos.GrowingTable(Path(base), recognizer.labels, settings, restart=args.restart)
+        table = videos.GrowingTable(
+            Path(base), recognizer.labels, settings, [outputs.shown(file.path) for file in files], restart=args.restart
+        )
         stack.callback(table.close)
         if table.goes_on:
             print(
@@ -323,7 +341,7 @@ def _settings_of(
     known = [json.dumps(dict(each.metadata), sort_keys=True, default=str).encode() for each in recognizer.recognizers]
     stats = [(file.path, file.path.stat()) for file in files]
     return {
-        "videos": [[outputs.shown(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
+        "videos": [[outputs.shown(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
         "models": [
             [each.name, each.runtime, hashlib.sha256(text).hexdigest()]
             for each, text in zip(recognizer.recognizers, known, strict=True)

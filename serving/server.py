@@ -50,10 +50,9 @@ def serve(app: Flask, config: ServerConfig) -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
     threading.Thread(target=server.serve, name="accept", daemon=True).start()
-    address = f"http://{'localhost' if config.host in ('127.0.0.1', '::1') else config.host}:{server.bind_addr[1]}/"
     if not is_loopback(config.host):
         log.warning("this is plain HTTP: on a network that others use, put a proxy with TLS in front")
-    print(f"{address}  (Ctrl-C stops)", flush=True)
+    print(f"{address(config.host, server.bind_addr[1])}  (Ctrl-C stops)", flush=True)
     engine.start()
     while not stopping.wait(0.5):  # a wait without end would not see signals on Windows
         pass
@@ -66,6 +65,13 @@ def serve(app: Flask, config: ServerConfig) -> int:
     sys.stderr.flush()
     # Threads inside a camera driver or a model can't be ended, and would crash a Python that winds down around them.
     os._exit(0)
+
+
+def address(host: str, port: int) -> str:
+    """The URL at which a browser on this machine finds a server that listens there."""
+    if host in ("127.0.0.1", "::1", "0.0.0.0", "::", ""):  # noqa: S104
+        host = "localhost"
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def make_server(app: Flask, config: ServerConfig) -> Any:

@@ -144,4 +144,4 @@ def is_loopback(host: str) -> bool:
 
 
 def _example_token() -> str:
-    return secrets.token_urlsafe(24)
+    return secrets.token_hex(24)  # never begins with -, which would be an option

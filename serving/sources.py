@@ -119,18 +119,23 @@ class Pace:
 
 
 class CaptureSource:
-    """A camera, a stream or a file, read by OpenCV. A file plays at its own speed and starts over at its end."""
+    """A camera, a stream or a file, read by OpenCV. A file plays at its own speed and starts over at its end.
+
+    A file of one frame, such as a picture, is one that lasts: it is given again every STILL_S.
+    """
 
     #: A stream that says nothing for so long is lost.
     TIMEOUT_MS = 5000
     #: A gap between two frames of a file is waited for so long at most, since nothing can be stopped meanwhile.
     LONGEST_GAP_S = 2.0
+    STILL_S = 0.5
 
     def __init__(self, address: int | str, title: str, *, live: bool, max_side_px: int = 1280) -> None:
         self.address, self.title, self.live, self.max_side_px = address, title, live, max_side_px
         self._capture: Any = None
         self._aspect = 1.0
         self._clock: FilmClock | None = None
+        self._first_rgb: np.ndarray | None = None  # of a file that may have no other
         self._due_s = self._start_s = self._position_s = 0.0
         self._restarted = True
 
@@ -152,9 +157,9 @@ class CaptureSource:
             raise SourceLostError(f"{self.title} can't be opened")
         self._capture, self._aspect = capture, pixel_aspect(capture)
         if self._clock and self._clock.read:  # the position goes on after what was played before
-            self._start_s += self._clock.time_s - self._clock.start_s + self._clock.step_s
+            self._start_s = self._position_s + self._clock.step_s
         self._clock = None if self.live else FilmClock(capture, self.address)
-        self._restarted = True
+        self._first_rgb, self._restarted = None, True
 
     def read(self) -> Frame:
         """The next frame, at most `max_side_px` wide and high. Raises SourceLostError."""
@@ -163,6 +168,9 @@ class CaptureSource:
         if self._capture is None:
             raise SourceLostError(f"{self.title} is not open")
         found, bgr = self._capture.read()
+        if not found and self._first_rgb is not None:
+            self._wait(self._position_s + self.STILL_S)
+            return Frame(self._first_rgb, self._position_s, time.time())
         if not found and self._clock and self._clock.read:
             self.open()  # a file starts over; seeking back is not exact in every format
             found, bgr = self._capture.read()
@@ -171,6 +179,7 @@ class CaptureSource:
         rgb = cv2.cvtColor(shrunk(with_square_pixels(bgr, self._aspect), self.max_side_px), cv2.COLOR_BGR2RGB)
         if self._clock:  # nobody waits for a picture that begins late, since there is no sound
             self._wait(self._start_s + self._clock.tick() - self._clock.start_s)
+            self._first_rgb = rgb if self._clock.read == 1 else None
         frame = Frame(rgb, self._position_s if self._clock else time.monotonic(), time.time(), self._restarted)
         self._restarted = False
         return frame

@@ -8,6 +8,7 @@ The threads run only while somebody watches or records, and some seconds more.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import json
 import logging
@@ -40,6 +41,9 @@ NOTICE_S = 1.0
 #: A camera gives more than can be analysed from where this share of its latest frames was skipped, over about so many frames,
 #: until it is the other.
 BEHIND_SHARE, CAUGHT_UP_SHARE, BEHIND_FRAMES = 0.1, 0.03, 60
+#: Over how long the rate of analysis is told: over the last RATE_S, or the last two frames where those take longer. At the start,
+#: when some frames may have piled up, it is told as if LEAST_RATE_S had passed.
+RATE_S, LEAST_RATE_S = 2.0, 1.0
 #: However many watch, each gets so many pictures a second.
 LEAST_PICTURE_HZ = 5.0
 
@@ -178,7 +182,7 @@ class Stream:
         self._sequence = 0
         self._state, self._message = "idle", "nobody watches"
         self._counts = {"captured": 0, "analysed": 0, "skipped": 0, "reconnects": 0, "faces": 0}
-        self._analysed_at: deque[float] = deque(maxlen=60)
+        self._analysed_at: deque[float] = deque(maxlen=1000)  # first, when the analysis of the first frame began
         self._latencies_s: deque[float] = deque(maxlen=60)
 
     # --- for viewers ---------------------------------------------------------------------------------------------------
@@ -266,11 +270,8 @@ class Stream:
 
     def status(self) -> dict[str, Any]:
         """For the page and the API: JSON values."""
-        times = list(self._analysed_at)
-        now = time.monotonic()
-        recent = [at for at in times if now - at < 2.0]
-        fps = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
-        latencies = sorted(self._latencies_s) if recent else []
+        fps = self._rate_hz()
+        latencies = sorted(self._latencies_s) if fps else []
         recording = self._recording
         return {
             "source": self.key,
@@ -304,6 +305,14 @@ class Stream:
 
     # --- inside --------------------------------------------------------------------------------------------------------
 
+    def _rate_hz(self) -> float:
+        """Frames analysed a second, of late; 0 where there was none since the stream began or its source was lost."""
+        times, now = list(self._analysed_at), time.monotonic()
+        if len(times) < 2:
+            return 0.0
+        before = max(0, bisect.bisect(times, now - RATE_S, hi=len(times) - 1) - 1)
+        return (len(times) - 1 - before) / max(LEAST_RATE_S, now - times[before])
+
     def _counted(self) -> None:
         for kind, number in self._watching.items():
             self.metrics.viewers.labels(self.key, kind).set(number)
@@ -333,6 +342,7 @@ class Stream:
             run.stop.set()
             self._state, self._message = "idle", "nobody watches"
             self._latest = self._picture = None
+            self._analysed_at.clear()
             return True
 
     def _capture(self, run: _Run) -> None:
@@ -401,7 +411,8 @@ class Stream:
                     self._analyse_frame(analyzer, frame)
                 elif self._state != "live" and time.monotonic() - last_notice >= NOTICE_S:
                     last_notice = time.monotonic()
-                    titles = {"connecting": "Connecting", "lost": "Camera lost", "idle": "Stopped"}
+                    self._analysed_at.clear()
+                    titles = {"connecting": "Connecting", "lost": "Source lost", "idle": "Stopped"}
                     self._publish_notice(titles[self._state], self._message)
             except Exception as error:  # one frame that fails must not end the stream
                 log.exception("analysis of %s failed", self.key)
@@ -413,6 +424,8 @@ class Stream:
     def _analyse_frame(self, analyzer: Any, frame: Frame) -> None:
         if frame.restarted:
             analyzer.reset(ids_go_on=True)  # in one recording, an id is one person
+        if not self._analysed_at:
+            self._analysed_at.append(time.monotonic())
         # Taken here, between two frames, and not put in by the one who chose, who may do so again before this one is done.
         model, detector = self.model, self.detector
         analyzer.recognizer = recognizer = self._make_recognizer(model)

@@ -6,11 +6,12 @@ import base64
 import binascii
 import io
 import logging
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -109,22 +110,42 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
 
 @contextmanager
 def video_on_disk(stream: IO[bytes], max_bytes: int) -> Iterator[Path]:
-    """An uploaded video as a file under a name of our own, deleted in the end. Raises RequestError: 413, 415 or 422."""
+    """An uploaded video as a file under a name of our own, deleted in the end. Raises RequestError: 413, 415 or 422.
+
+    Where the system can do so (Linux), it is gone with this process too, however that ends: on the disk it has no name, and
+    the path is but a link to this process's open file.
+    """
     start = stream.read(16)
     if not start:
         raise RequestError(422, "the video is empty; expected the bytes of a video file")
     suffix = video_suffix(start)
     if suffix is None:
         raise RequestError(415, "this is not a video that is read here; expected MP4, MOV, WebM, MKV or AVI")
-    with tempfile.TemporaryDirectory(prefix="fer-keras-") as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fer-keras-"))
         path = Path(folder) / f"upload{suffix}"
-        with path.open("wb") as file:
-            size = file.write(start)
-            while piece := stream.read(_COPY):
-                size += file.write(piece)
-                if size > max_bytes:
-                    raise RequestError(413, f"the video has more than {max_bytes} bytes, which is the most allowed")
+        if open_files := _open_files():
+            file = stack.enter_context(tempfile.TemporaryFile())
+            path.symlink_to(open_files / str(file.fileno()))
+        else:
+            file = stack.enter_context(path.open("wb"))
+        size = file.write(start)
+        while piece := stream.read(_COPY):
+            size += file.write(piece)
+            if size > max_bytes:
+                raise RequestError(413, f"the video has more than {max_bytes} bytes, which is the most allowed")
+        file.flush()
         yield path
+
+
+def _open_files() -> Path | None:
+    """The folder where programs started by this process find the files that it has open; None where there is none for them."""
+    folder = Path(f"/proc/{os.getpid()}/fd")
+    try:
+        # That of a process which has changed its user, as gunicorn can, belongs to root.
+        return folder if folder.stat().st_uid == os.geteuid() else None
+    except OSError:  # not Linux
+        return None
 
 
 #: Seconds into the video, its duration in seconds or 0 where unknown, uint8 (h, w, 3) RGB.

@@ -37,7 +37,7 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 CHECKPOINT_S = 5.0
 #: Frames a second of a drawn film: those of the film itself, as far as players like them.
 _DRAWN_FPS = (10.0, 60.0)
-_STATE_FORMAT = 1
+_STATE_FORMAT = 2
 
 
 def is_video(path: str | os.PathLike) -> bool:
@@ -132,10 +132,13 @@ class GrowingTable:
     base: the file that was asked for; this one stands beside it as BASE.unfinished.csv, with BASE.unfinished.json, which has
     the place and what the analyzer remembers. settings: JSON values that must be the same to go on.
     One row a face, and one with status "no face" for a frame without any; "error" for what could not be read.
+    names: what the videos are called in it; where it goes on, they keep the names that they have there.
     video, frame: where to go on. facts: of the videos that are done.
     """
 
-    def __init__(self, base: Path, labels: Sequence[str], settings: Mapping[str, Any], restart: bool = False) -> None:
+    def __init__(
+        self, base: Path, labels: Sequence[str], settings: Mapping[str, Any], names: Sequence[str], restart: bool = False
+    ) -> None:
         """Raises ConfigError where another command left its results under these names. restart: throw those away."""
         base = file_to_write(base)  # a link may lead to another disk
         self.path = base.with_name(f"{base.name}.unfinished.csv")
@@ -143,6 +146,7 @@ class GrowingTable:
         self.labels = tuple(labels)
         self._width = len(columns(labels))
         self._settings = json.loads(json.dumps({"format": _STATE_FORMAT, "labels": self.labels, **settings}))
+        self._names = list(names)
         self.video = self.frame = 0
         self.facts: list[VideoFacts] = []
         self.analyzer_state: dict[str, Any] | None = None
@@ -159,7 +163,7 @@ class GrowingTable:
             self._file.truncate(state["bytes"])  # what came after belongs to frames that are done again
             self._file.seek(state["bytes"])
             self.video, self.frame, self.analyzer_state = state["video"], state["frame"], state["analyzer"]
-            self._analysed = state["analysed"]
+            self._analysed, self._names = state["analysed"], state["names"]
             self.facts = [VideoFacts(**each) for each in state["facts"]]
 
     def _left_over(self) -> dict[str, Any] | None:
@@ -187,9 +191,9 @@ class GrowingTable:
         """Whether something was done before."""
         return self.video > 0 or self.frame > 0
 
-    def add(self, path: Path, number: int, time_s: float, faces: Sequence[TrackedFace]) -> None:
+    def add(self, number: int, time_s: float, faces: Sequence[TrackedFace]) -> None:
         """Write the rows of one frame."""
-        start = [shown(path), "ok" if faces else "no face", number, f"{time_s:.4f}"]
+        start = [self._names[self.video], "ok" if faces else "no face", number, f"{time_s:.4f}"]
         rows: list[list[object]] = []
         for face in faces:
             row = [*start, face.track_id, *(f"{edge:.1f}" for edge in face.box_xyxy_px), f"{face.score:.4f}", face.detected]
@@ -204,11 +208,11 @@ class GrowingTable:
             self.frame, self.analyzer_state = frame, analyzer.state()
             self._save()
 
-    def next_video(self, path: Path, seconds: float, error: str | None) -> VideoFacts:
+    def next_video(self, seconds: float, error: str | None) -> VideoFacts:
         """This video is done. error: what could not be read of it."""
         if error:
-            self._write([[shown(path), "error", *[""] * (self._width - 3), error]])
-        facts = VideoFacts(shown(path), self._analysed, round(seconds, 4), error)
+            self._write([[self._names[self.video], "error", *[""] * (self._width - 3), error]])
+        facts = VideoFacts(self._names[self.video], self._analysed, round(seconds, 4), error)
         self.facts.append(facts)
         self.video, self.frame, self.analyzer_state, self._analysed = self.video + 1, 0, None, 0
         self._save()
@@ -246,7 +250,12 @@ class GrowingTable:
         self._file.flush()
         os.fsync(self._file.fileno())  # the place must never be ahead of the rows
         state = {"settings": self._settings, "bytes": self._file.tell(), "video": self.video, "frame": self.frame}
-        state |= {"analysed": self._analysed, "facts": [asdict(each) for each in self.facts], "analyzer": self.analyzer_state}
+        state |= {
+            "names": self._names,
+            "analysed": self._analysed,
+            "facts": [asdict(each) for each in self.facts],
+            "analyzer": self.analyzer_state,
+        }
         write_json(self._state_path, state)
         self._saved_at = time.monotonic()
 
@@ -296,7 +305,7 @@ def analyse_videos(
         try:
             reader = VideoReader(video.path)
         except DataError as error:
-            yield table.next_video(video.path, 0.0, str(error).removeprefix(shown(video.path)).strip())
+            yield table.next_video(0.0, str(error).removeprefix(shown(video.path)).strip())
             continue
         analyzer.reset()
         if table.analyzer_state is not None:
@@ -311,12 +320,12 @@ def analyse_videos(
         )
         with reader, bar:
             for number, time_s, image in reader.frames(table.frame, every):
-                table.add(video.path, number, time_s, analyzer.analyze(image, time_s))
+                table.add(number, time_s, analyzer.analyze(image, time_s))
                 table.checkpoint(number + 1, analyzer)
                 bar.update(number + 1 - bar.n)
             clock = reader.clock
             seconds = clock.time_s + clock.step_s if clock.read else 0.0
-        yield table.next_video(video.path, seconds, clock.missing)
+        yield table.next_video(seconds, clock.missing)
 
 
 def draw_video(source: Path, rows: Iterable[FrameRows], labels: Sequence[str], target: Path, every: int = 1) -> None:

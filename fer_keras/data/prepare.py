@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -124,7 +125,8 @@ class PrepareSettings:
         for name in ("csv", "votes", "path", "images", "metadata"):
             if not getattr(self, name):
                 continue
-            given = Path(getattr(self, name)).expanduser().resolve()
+            # Not by Path, whose expanduser fails for a file ~name where nobody is called so.
+            given = Path(os.path.expanduser(getattr(self, name))).resolve()
             # Among --images is allowed: only the pictures that the csv names are read, and `--images .` is usual.
             if given.is_relative_to(out) or (name == "path" and out.is_relative_to(given)):
                 raise ConfigError(
@@ -137,14 +139,14 @@ class PrepareSettings:
         values = {name: value for name, value in asdict(self).items() if name not in _NOT_CONTENT}
         for name in ("csv", "votes", "path", "images", "metadata"):
             if values[name] is not None:
-                values[name] = str(Path(values[name]).expanduser().resolve())
+                values[name] = str(Path(os.path.expanduser(values[name])).resolve())
         return json.loads(json.dumps(values))
 
     @property
     def folder(self) -> Path:
         """Where the data set goes."""
         if self.out:
-            return Path(self.out).expanduser()
+            return Path(os.path.expanduser(self.out))
         digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
         return Path("data") / "prepared" / f"{self.source}-{digest}"
 

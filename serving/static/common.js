@@ -30,25 +30,26 @@ export async function ask(path, options = {}, patienceS = 20) {
 export const postJson = async (path, value, patienceS = 20) =>
   (await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) }, patienceS)).json();
 
-export function say(text, isError = false) {
-  const message = byId("message");
+// Each panel has a line of its own for what is said there; it stays while another panel is looked at.
+export const sayIn = (panel) => (text, isError = false) => {
+  const message = byId(`${panel}-message`);
   message.textContent = text;
   message.classList.toggle("error", isError);
-}
+};
 
 // For a loop that tries again and again: tells what goes wrong, and takes it back when it goes on.
 export class Trouble {
-  constructor() {
-    this.text = "";
+  constructor(panel) {
+    Object.assign(this, { message: byId(`${panel}-message`), say: sayIn(panel), text: "" });
   }
 
   tell(text) {
     this.text = text;
-    say(text, true);
+    this.say(text, true);
   }
 
   over() {
-    if (this.text && byId("message").textContent === this.text) say("");
+    if (this.text && this.message.textContent === this.text) this.say("");
     this.text = "";
   }
 }
@@ -143,15 +144,22 @@ export function enlargement(width, height) {
   return Math.max(1, Math.min(Math.ceil(320 / Math.min(width, height)), Math.floor(4096 / Math.max(width, height))));
 }
 
-// Boxes as the server draws them into its stream. scale: from the picture's pixels to the canvas's.
+// Boxes as the server draws them into its stream, and over all of them their labels, which no other box may cross out.
+// scale: from the picture's pixels to the canvas's.
 export function drawBoxes(context, faces, model, scale = 1) {
   // Letters are to be read on the page, which shows a large canvas much smaller; how wide a hidden one will be is a guess.
   const perCss = context.canvas.width / (context.canvas.clientWidth || Math.min(640, innerWidth));
   context.lineWidth = Math.max(2, context.canvas.width / 320);
   context.textBaseline = "top";
+  const boxes = faces.map((face) => face.box.map((edge) => edge * scale));
+  const shades = faces.map((face) => (face.uncertain ? grey : colourOf(model, face.label)));
+  boxes.forEach(([x1, y1, x2, y2], index) => {
+    context.strokeStyle = shades[index];
+    context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+  });
   faces.forEach((face, index) => {
-    const [x1, y1, x2, y2] = face.box.map((edge) => edge * scale);
-    const colour = face.uncertain ? grey : colourOf(model, face.label);
+    const [x1, y1, x2, y2] = boxes[index];
+    const colour = shades[index];
     const text = `${face.id ?? index + 1} ${face.uncertain ? "uncertain" : face.label} ${percent(face.confidence)}`;
     const size = Math.max(13, 12 * perCss, Math.min(16 * perCss, (x2 - x1) / 9));
     const high = size * 1.45;
@@ -161,8 +169,7 @@ export function drawBoxes(context, faces, model, scale = 1) {
     // Above the box; where there is no room, inside it, or below one that is so small on the page that its face would be hidden.
     const under = y2 - y1 < 3 * high && y2 + high <= context.canvas.height ? y2 : Math.max(0, y1);
     const top = y1 >= high ? y1 - high : under;
-    context.strokeStyle = context.fillStyle = colour;
-    context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    context.fillStyle = colour;
     context.fillRect(left, top, wide, high);
     context.fillStyle = isDark(colour, 150) ? "#fff" : "#000";
     context.fillText(text, left + size * 0.35, top + size * 0.2);

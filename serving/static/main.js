@@ -1,5 +1,5 @@
 // The tabs, by mouse and by arrow keys.
-import { byId, loadModels, say } from "./common.js";
+import { byId, loadModels, sayIn } from "./common.js";
 import { showStream } from "./stream.js";
 import { stopWebcam } from "./webcam.js";
 import "./upload.js";
@@ -16,7 +16,6 @@ function open(name, focus = false) {
   if (focus) byId(`tab-${name}`).focus();
   showStream(name === "stream");
   if (name !== "webcam") stopWebcam();
-  say("");
   history.replaceState(null, "", name === "stream" ? location.pathname : `#${name}`);
 }
 
@@ -36,9 +35,10 @@ addEventListener("hashchange", () => {
   if (named(location.hash)) open(named(location.hash));
 });
 
+const first = named(location.hash) ?? names[0];
 try {
   await loadModels(); // for the labels' colours
 } catch (error) {
-  say(error.message, true);
+  sayIn(first)(error.message, true);
 }
-open(named(location.hash) ?? names[0]);
+open(first);

@@ -1,18 +1,20 @@
 // The stream that everybody sees.
-import { address, ask, byId, colourOf, loadModels, People, postJson, saveAs, say, Trouble } from "./common.js";
+import { address, ask, byId, colourOf, loadModels, People, postJson, saveAs, sayIn, Trouble } from "./common.js";
 import { meanOf, Timeline } from "./chart.js";
 
 const blank = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
+const say = sayIn("stream");
 const people = new People(byId("people"));
 const timeline = new Timeline(byId("timeline"), byId("legend"));
 const picture = byId("picture");
 const still = byId("still");
-const trouble = new Trouble();
+const trouble = new Trouble("stream");
 let events = null;
 let paused = false;
 let shown = false; // whether this panel is the one that is seen
 let status = null;
 let retry = 0;
+let glance = 0;
 let drawDue = false;
 let unsure = false; // whether the server may be another than the one that made this page
 let known = {}; // model and detector that the selects were last set to by what the server said
@@ -26,11 +28,31 @@ export function showStream(isShown) {
 }
 
 // Watch only while there is something to see: the server captures nothing for nobody.
-const isWanted = () => shown && !paused && !document.hidden;
+const isSeen = () => shown && !document.hidden;
+const isWanted = () => isSeen() && !paused;
 
 function update() {
   if (isWanted() && !events) open();
   if (!isWanted() && events) close();
+  glanceAtRecording();
+}
+
+// A pause ends the events, but who is in the picture is to see that a recording began. To ask this way is not to watch.
+async function glanceAtRecording() {
+  clearTimeout(glance);
+  if (!paused || !isSeen()) return;
+  const before = status;
+  try {
+    const { sources } = await (await ask("/api/stream")).json();
+    if (paused && status === before) {
+      status = sources.find((each) => each.source === source());
+      showRecording(status?.recording);
+    }
+  } catch {
+    // what is wrong is told when the stream is to go on
+  }
+  clearTimeout(glance); // of another that was asked meanwhile
+  glance = setTimeout(glanceAtRecording, 2500);
 }
 
 function open() {

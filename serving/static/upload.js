@@ -1,8 +1,9 @@
 // A picture or a video that the visitor chooses.
-import { ask, byId, colourOf, drawBoxes, enlargement, limits, People, say } from "./common.js";
+import { ask, byId, colourOf, drawBoxes, enlargement, limits, People, sayIn } from "./common.js";
 import { meanOf, Timeline } from "./chart.js";
 import { upright } from "./upright.js";
 
+const say = sayIn("upload");
 const people = new People(byId("upload-people"));
 const timeline = new Timeline(byId("upload-timeline"), byId("upload-legend"), null);
 const image = byId("upload-image");
@@ -143,7 +144,7 @@ video.addEventListener("error", () => {
   if (!video.hasAttribute("src")) return; // it was taken away
   for (const part of [video, boxes, byId("upload-screen"), byId("upload-heading")]) part.hidden = true;
   people.show([], "");
-  byId("message").textContent = byId("message").textContent.replace(toPlay, notPlayed);
+  byId("upload-message").textContent = byId("upload-message").textContent.replace(toPlay, notPlayed);
 });
 
 async function* linesOf(body) {

@@ -1,6 +1,8 @@
 // The visitor's own camera: pictures go to the server one at a time, answers are drawn over the video.
-import { ask, byId, drawBoxes, People, say, Trouble } from "./common.js";
+import { ask, byId, drawBoxes, People, sayIn, Trouble } from "./common.js";
 
+const say = sayIn("webcam");
+const trouble = new Trouble("webcam");
 const video = byId("webcam-video");
 const boxes = byId("webcam-boxes");
 const people = new People(byId("webcam-people"));
@@ -22,6 +24,7 @@ export function stopWebcam() {
   boxes.getContext("2d").clearRect(0, 0, boxes.width, boxes.height);
   people.show([], "");
   byId("webcam-rate").textContent = "";
+  trouble.over(); // nothing is tried any more
   showState();
 }
 
@@ -64,7 +67,6 @@ byId("webcam-toggle").addEventListener("click", async () => {
 
 async function send(mine) {
   const canvas = document.createElement("canvas");
-  const trouble = new Trouble();
   let count = 0;
   let since = performance.now();
   while (stream === mine) {

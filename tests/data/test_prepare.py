@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,14 @@ def test_the_kaggle_csv_becomes_a_data_set_with_its_own_splits(kaggle, tmp_path,
     assert "leakage" in out
     faces = pictures(40)
     assert np.array_equal(dataset.faces[5, :, :, 0], faces[5])
+
+
+def test_names_with_a_tilde_that_is_nobodys_home_are_read_and_written(kaggle, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(kaggle, "~faces.csv")
+    code, _, err = run(capsys, "--source", "fer2013", "--csv", "~faces.csv", "--out", "~nobody-d")
+    assert code == 0, err
+    assert len(FaceDataset.load(tmp_path / "~nobody-d").manifest) == 40
 
 
 def test_votes_give_the_official_filter_and_both_labels(tmp_path):

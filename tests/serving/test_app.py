@@ -29,6 +29,7 @@ from live_server import MODEL, ROOT, TWIN_LABELS, camera, encoded, free_port, ov
 from fer_keras.detectors import create_detector
 from fer_keras.inference.recognizer import Recognizer
 from serving import decoder, security, uploads
+from serving.server import address
 
 FACE_BOX = (178, 66, 268, 175)  # of the astronaut, by eye
 
@@ -251,6 +252,27 @@ def test_a_video_is_decoded_in_a_process_that_may_break_and_ends(server, long_vi
             assert (last["type"], last["message"]) == ("error", "the video can't be read to its end; is the file damaged?")
     wait_until(lambda: not decoders())
     assert requests.get(server.url + "/healthz", timeout=10).json() == {"status": "ok"}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a file can be without a name where there is /proc")
+@pytest.mark.parametrize("user", ["as started", "changed"])
+def test_a_video_is_not_left_on_the_disk_when_the_server_ends_meanwhile(long_video, tmp_path, monkeypatch, user):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    if user == "changed":  # then other processes, such as the decoder, can't see what this one has open
+        monkeypatch.setattr(os, "geteuid", lambda: -1)
+    with (
+        serving(detector="haar") as running,
+        long_video.open("rb") as file,
+        requests.post(running.url + "/api/video", files={"video": file}, stream=True, timeout=60) as answer,
+    ):
+        assert json.loads(next(answer.iter_lines()))["type"] == "video"
+        on_disk = [path.lstat().st_size for path in folder.glob("*/*.avi") if not path.is_symlink()]
+        # What is not there needs no time to be deleted, however the process ends.
+        assert on_disk == ([long_video.stat().st_size] if user == "changed" else [])
+        running.engine.close()
+        assert list(folder.iterdir()) == []
 
 
 def sent(*messages):
@@ -977,6 +999,18 @@ def test_a_port_that_is_taken_is_told(capsys):
         other.listen()
         assert main(["--port", str(other.getsockname()[1])]) == 2
     assert "can't be listened on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        *((host, "http://localhost:8000/") for host in ("127.0.0.1", "::1", "0.0.0.0", "::", "")),  # noqa: S104
+        ("192.168.1.5", "http://192.168.1.5:8000/"),
+        ("fe80::5", "http://[fe80::5]:8000/"),
+    ],
+)
+def test_the_address_that_is_printed_can_be_opened_on_this_machine(host, url):
+    assert address(host, 8000) == url
 
 
 def test_flask_finds_the_application_and_environment(monkeypatch):

@@ -19,7 +19,9 @@ from fer_keras.inference.ensemble import combine
 from fer_keras.inference.recognizer import Recognizer
 from fer_keras.labels import EMOTIONS
 from serving import desktop
+from serving.live_picture import notice_jpeg
 from serving.settings import ServerConfig
+from serving.stream import Update
 
 MODEL = Path(__file__).parent.parent.parent / "saved_models" / "ferplus-cnn"
 
@@ -278,7 +280,16 @@ def test_the_picture_follows_the_size_of_the_window(screen, models, clip):
 
 def test_a_rate_is_said_as_people_say_it():
     assert [desktop.rate_text(fps) for fps in (0.8, 1.4)] == ["1 picture a second"] * 2
-    assert desktop.rate_text(1.6) == "2 pictures a second"
+    assert [desktop.rate_text(fps) for fps in (1.6, 0.2)] == ["2 pictures a second", "0.2 pictures a second"]
+
+
+def test_what_was_said_at_the_start_does_not_stay_where_frames_are_seldom(screen, models, clip):
+    with closing(opened({"ferplus-cnn": MODEL}, clip)) as window:
+        window._say("opening it")
+        status = {**window.stream.status(), "state": "live", "message": "", "fps": 0.0}  # as after a frame in half a minute
+        jpeg = notice_jpeg("a frame", "")
+        window._show(Update(1, 0.0, {"faces": []}, status, jpeg), desktop.fitted_ppm(jpeg, (320, 240)))
+        assert window.status.cget("text") == "ferplus-cnn: 0.0 pictures a second"
 
 
 def test_models_of_different_labels_are_offered_one_by_one(screen, models, clip, tmp_path):

@@ -67,7 +67,9 @@ def by_id(browser, name):
 
 
 def message(browser):
-    return by_id(browser, "message").text
+    """What the panel that is seen says."""
+    found = "[...document.querySelectorAll('.message')].find((each) => each.offsetParent)"
+    return browser.execute_script(f"return {found}?.innerText ?? ''")
 
 
 def picture(browser, name):
@@ -213,6 +215,51 @@ def test_pause_keeps_the_picture_and_ends_the_connections(page, server):
         return chart.points.map((point) => point.timeS);
     """)
     assert times == [1e9, 1e9 + 0.5]  # a clock that began anew
+
+
+def test_a_paused_page_shows_that_somebody_else_records_and_watches_nothing_for_it(page, server):
+    stream = server.engine.streams["demo"]
+    wait_until(lambda: people(page), 30)
+    press(page, "pause")
+    wait_until(lambda: stream.status()["state"] == "idle")
+    time.sleep(3)  # in which it asks
+    assert stream.status()["state"] == "idle"
+    for on, said in ((True, "Stop recording"), (False, "Record results")):
+        requests.post(server.url + "/api/recording", json={"recording": on}, timeout=20)
+        wait_until(lambda on=on: by_id(page, "recording-sign").is_displayed() == on)
+        assert by_id(page, "record").text == said
+        assert stream.status()["viewers"] == stream.status()["listeners"] == 0
+        picture(page, f"paused-recording-{on}")
+    assert by_id(page, "still").is_displayed()
+
+
+def test_each_panel_keeps_its_message_and_what_goes_wrong_meanwhile_is_told_there(page, tmp_path):
+    (tmp_path / "letter.png").write_bytes(b"Dear reader")
+    wait_until(lambda: people(page), 30)
+    press(page, "pause")
+    page.execute_script("""
+        const ask = window.fetch;
+        const wait = new Promise((done) => (window.answer = done));
+        window.fetch = async (...asked) => {
+            if (String(asked[0]).startsWith("/api/predict")) await wait;
+            return ask(...asked);
+        };
+    """)
+    by_id(page, "tab-upload").click()
+    assert message(page) == ""
+    by_id(page, "upload-file").send_keys(str(tmp_path / "letter.png"))
+    wait_until(lambda: message(page) == "Analysing letter.png...")
+    by_id(page, "tab-stream").click()
+    assert message(page) == "Paused for you; others still see the stream."
+    page.execute_script("answer()")
+    wait_until(lambda: not by_id(page, "upload-file").get_property("value"))  # it was refused
+    page.get_log("browser")  # where that is told too
+    assert message(page) == "Paused for you; others still see the stream."
+    picture(page, "message-of-stream")
+    by_id(page, "tab-upload").click()
+    assert "this is not a picture that is read here" in message(page)
+    assert "error" in by_id(page, "upload-message").get_attribute("class").split()
+    picture(page, "message-of-upload")
 
 
 def test_the_chart_has_the_line_of_whom_is_chosen_from_its_beginning(page, server):
@@ -441,6 +488,40 @@ def test_small_turned_and_transparent_pictures_have_their_boxes_where_the_faces_
     wait_until(lambda: (canvas(page, "upload-image") == before).all())
 
 
+def test_no_box_is_drawn_over_the_label_of_somebody_else(page):
+    drawn, label = page.execute_async_script("""
+        const done = arguments[0];
+        import("/static/common.js").then(({ drawBoxes }) => {
+            const canvas = document.createElement("canvas");
+            [canvas.id, canvas.width, canvas.height] = ["crowd", 640, 360];
+            canvas.style.cssText = "position: fixed; inset: 0; width: 640px; background: #fff";
+            document.body.append(canvas);
+            const pen = canvas.getContext("2d", { willReadFrequently: true });
+            const labels = [];
+            const fill = pen.fillRect;
+            pen.fillRect = (...box) => {
+                labels.push(box);
+                fill.apply(pen, box);
+            };
+            // The label of the first is above its box, where the edges of the others pass.
+            const boxes = [[80, 120, 260, 320], [40, 30, 600, 112], [140, 50, 200, 300]];
+            const faces = boxes.map((box, index) => ({ box, id: index + 1, label: "happiness", confidence: 0.84 }));
+            const crowd = [];
+            for (const some of [faces.slice(0, 1), faces]) {
+                pen.clearRect(0, 0, canvas.width, canvas.height);
+                drawBoxes(pen, some, "ferplus-cnn");
+                const [left, top, wide, high] = labels[0];
+                crowd.push(pen.getImageData(left + 2, top + 2, wide - 4, high - 4).data.join());
+            }
+            done([crowd, labels[0]]);
+        });
+    """)
+    picture(page, "crowd")
+    assert label[2] > 100 and label[3] > 15
+    assert len(drawn[0]) > 5000
+    assert drawn[0] == drawn[1]
+
+
 def test_webp_is_turned_by_every_orientation(page):
     import numpy as np
     from PIL import Image, ImageOps
@@ -628,7 +709,7 @@ def test_a_phone_needs_no_scrolling_sideways(page, server):
     wait_until(lambda: people(page), 30)
     size(page, 360, 740, phone=True)
     cut = page.execute_script("""
-        document.getElementById("message").textContent = "nobreak".repeat(40);
+        document.getElementById("stream-message").textContent = "nobreak".repeat(40);
         const card = document.querySelector(".person").cloneNode(true);
         document.getElementById("people").append(card);
         const texts = [...card.querySelectorAll("li span:first-child")];

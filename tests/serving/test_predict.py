@@ -11,6 +11,7 @@ from PIL import Image
 
 from fer_keras.data.images import crop_box, decode, resize, to_channels
 from fer_keras.detectors import create_detector
+from fer_keras.errors import DataError
 from fer_keras.labels import EMOTIONS
 from serving import pictures, predict
 from serving.drawing import draw_faces
@@ -217,6 +218,20 @@ def test_patterns_in_quotes_are_read_as_a_shell_reads_them_and_nothing_comes_twi
     assert [picture.path.name for picture in pictures.find_pictures(["odd[1].png"])] == ["odd[1].png"]
 
 
+def test_a_name_that_begins_like_a_home_is_a_file_first(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "home"))
+    monkeypatch.setenv("USERPROFILE", str(here / "home"))
+    (here / "home").mkdir()
+    for name in ("~nobody-here.png", "~", "home/mine.png"):
+        Image.new("L", (8, 8)).save(here / name, "PNG")
+    for text, name in (("~nobody-here.png", "~nobody-here.png"), ("~nobody-*", "~nobody-here.png"), ("~", "~")):
+        assert [picture.path.name for picture in pictures.find_pictures([text])] == [name]
+    for text in ("~/mine.png", "~/m*.png"):
+        assert [picture.path for picture in pictures.find_pictures([text])] == [here / "home" / "mine.png"]
+    with pytest.raises(DataError, match="~nobody-else.png does not exist"):
+        pictures.find_pictures(["~nobody-else.png"])
+
+
 def test_copies_of_one_name_get_numbers(tmp_path):
     named = [pictures.Picture(tmp_path / sub / "x.webp", predict.Path("x.webp")) for sub in ("one", "two")]
     planned = predict.plan_copies(named, tmp_path / "drawn")
@@ -245,6 +260,8 @@ def test_small_faces_are_enlarged_until_a_label_can_be_read():
         (["face.png", "--only", "videos"], "--only videos, but there is no video in face.png"),
         (["face.png", "--csv", "face.png/f.csv"], "face.png"),
         (["face.png", "--draw", "face.png"], "--draw names a folder, face.png is a file"),
+        (["face.png", "--draw", "d", "--csv", "d/face.png"], "--draw and --csv name the same file d/face.png"),
+        (["face.png", "--draw", "d", "--csv", "d"], "--draw and --csv name the same file d"),
         (["face.png", "--draw", "."], "would write over the picture face.png"),
         (["face.png", "--weights", "1,2"], "--weights are for --combine weighted"),
         (["face.png", "--weights", "a,b", "--combine", "weighted"], "--weights"),

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from fer_keras.errors import ConfigError, ModelError
@@ -24,6 +26,17 @@ def test_there_is_a_thread_for_every_endless_answer_of_every_source():
 def test_a_token_that_can_be_guessed_or_not_be_sent_is_refused(token):
     with pytest.raises(ConfigError, match="16 or more plain characters; take this one: "):
         ServerConfig(token=token)
+
+
+def test_the_token_that_is_proposed_can_be_given_on_the_command_line():
+    from serving.app import build_parser
+
+    for _ in range(1000):  # one of 64 would begin with -, if it could
+        with pytest.raises(ConfigError) as refused:
+            ServerConfig(host="192.168.1.5")
+        token = re.search(r"for example to (\S+),", str(refused.value))[1]
+        assert not token.startswith("-")
+    assert build_parser().parse_args(["--token", token]).token == token
 
 
 @pytest.mark.parametrize(

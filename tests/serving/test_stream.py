@@ -13,7 +13,7 @@ from fer_keras.errors import DataError
 from fer_keras.types import TrackedFace
 from serving.live_picture import draw_live, encode_jpeg, notice_jpeg
 from serving.recording import Recording
-from serving.sources import CaptureSource, DemoSource, Frame, SourceLostError
+from serving.sources import CaptureSource, DemoSource, Frame, SourceLostError, create_source
 from serving.stream import Stream, TooManyError
 
 
@@ -219,7 +219,7 @@ def test_a_lost_source_is_told_in_the_picture_and_opened_again(watched):
         source.away = True
         lost = wait_until(lambda: (update := following(2)) and update.result is None and update)
         assert lost.status["state"] == "lost" and "the demo is unplugged; trying again in 0.5 s" in lost.status["message"]
-        assert lost.jpeg == notice_jpeg("Camera lost", lost.status["message"])
+        assert lost.jpeg == notice_jpeg("Source lost", lost.status["message"])
         wait_until(lambda: "trying again in 1 s" in stream.status()["message"])  # the second time
         assert stream.status()["reconnects"] == before
         source.away = False
@@ -286,6 +286,43 @@ def test_a_network_camera_that_is_switched_off_and_on_again_comes_back(astronaut
                 switch_off(second)
 
 
+def test_who_is_in_a_picture_keeps_one_id(astronaut, tmp_path):
+    (tmp_path / "picture.png").write_bytes(encoded(astronaut))
+    with serving([create_source(str(tmp_path / "picture.png"))], detector="haar", min_face_px=80) as running:
+        running.ready()
+        with running.engine.streams["picture-png"].watch("events") as following:
+            results = [live_update(following).result for _ in range(5)]
+    assert {face["id"] for result in results for face in result["faces"]} == {1}
+
+
+class Piled(Watched):
+    """A film whose first frames are there at once, as where a model was loaded meanwhile."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.live = False
+
+    def read(self):
+        self._pace.set_rate(1000 if self.reads < 4 else self.fps)
+        return super().read()
+
+
+@pytest.mark.parametrize(("kind", "fps", "frames"), [(Piled, 12, 40), (Watched, 0.8, 3)])
+def test_the_rate_is_told_as_it_is_at_the_start_and_where_frames_are_seldom(kind, fps, frames):
+    source = kind(cast=DemoSource.CAST[:1], size_wh=(240, 240), fps=fps)
+    with serving([source], detector="haar", min_face_px=100) as running:
+        running.ready()
+        stream = running.engine.streams["demo"]
+        with stream.watch("events") as following:
+            told = [live_update(following).status["fps"] for _ in range(frames)]
+            time.sleep(0.7 / fps)
+            told.append(stream.status()["fps"])
+        assert max(told) < 1.5 * fps + 1
+        assert all(0.6 * fps < rate < 1.3 * fps for rate in told[-2:]), told
+        wait_until(lambda: stream.status()["state"] == "idle")
+        assert stream.status()["fps"] == 0
+
+
 def test_a_frame_that_can_not_be_analysed_does_not_end_the_stream():
     class Odd(Watched):
         def picture(self, time_s):
@@ -339,6 +376,16 @@ def test_boxes_are_drawn_around_faces_and_nowhere_else():
     bottom, right = changed.max(axis=0)
     assert overlap((left, 50, 120, bottom), (60, 50, 120, 130)) > 0.9 and top >= 25 and right <= 200
     assert (drawn[60:120, 70:110] == 90).all()
+
+
+def test_no_box_runs_through_the_label_of_another_face():
+    image = np.full((240, 320, 3), 90, np.uint8)
+    one, other = face(), face(2, box=(75.0, 22.0, 300.0, 230.0), label="sad")
+    label = (slice(34, 50), slice(60, 120))
+    alone = draw_live(image, [one], ("glad", "sad"))[label]
+    assert (alone != 90).all(axis=2).mean() > 0.9
+    for faces in ([one, other], [other, one]):
+        assert np.array_equal(draw_live(image, faces, ("glad", "sad"))[label], alone)
 
 
 @pytest.mark.parametrize("label", ["colère", "Ärger", "гнев", "怒り"])

@@ -82,6 +82,32 @@ def test_nobody_waits_for_a_picture_that_begins_after_the_sound(tmp_path):
     assert np.allclose(times, np.arange(27) / 25)  # nor where it starts over
 
 
+@pytest.mark.parametrize("name", ["picture.png", "clip.mp4"])
+def test_a_file_of_one_frame_is_opened_once_and_lasts(tmp_path, name):
+    import cv2
+
+    path = tmp_path / name
+    if path.suffix == ".png":
+        cv2.imwrite(str(path), np.full((64, 96, 3), 90, np.uint8))
+    else:
+        write_clip(path, 1)
+    source = create_source(str(path))
+    source.open()
+    path.rename(tmp_path / "away")
+    start = time.monotonic()
+    frames = [source.read() for _ in range(3)]
+    passed = time.monotonic() - start
+    source.close()
+    (tmp_path / "away").rename(path)
+    source.open()  # somebody watches again
+    frames.append(source.read())
+    source.close()
+    assert [frame.restarted for frame in frames] == [True, False, False, True]
+    assert np.allclose([frame.time_s for frame in frames[:3]], [0, 0.5, 1]) and frames[3].time_s > 1
+    assert all(np.array_equal(frame.rgb, frames[0].rgb) for frame in frames)
+    assert passed > 0.9
+
+
 def test_a_file_that_goes_away_is_lost_and_comes_back(tmp_path):
     write_clip(tmp_path / "clip.mp4", 3, fps=100)
     source = create_source(str(tmp_path / "clip.mp4"))

@@ -29,6 +29,7 @@ MODEL = ROOT / "saved_models" / "ferplus-cnn"
 FRAMES, FPS, SIZE = 36, 12, (320, 240)
 SHOWN = range(6, 30)  # frames in which there is a face
 FACE = 150
+KERNEL = pytest.mark.skipif(sys.platform != "linux", reason="needs folders of the kernel, where nobody makes anything")
 #: Haar is quicker than MTCNN on small frames and finds this face in all of them.
 QUICK = ["--model", MODEL, "--detector", "haar", "--min-face", "40", "--detect-every", "0"]
 
@@ -153,7 +154,7 @@ predict.main(sys.argv[1:])
 """
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_table(clip, whole, tmp_path, capsys):
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_table(clip, whole, tmp_path, capsys, monkeypatch):
     words = [str(word) for word in [clip, *QUICK, "--csv", tmp_path / "rows.csv", "--draw", tmp_path / "drawn"]]
     killed = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=ROOT, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
@@ -164,10 +165,12 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_table(clip, whole,
     code, _, [error] = run(capsys, *words, "--every", 2)
     assert code == 2 and "another command did not finish (every differ)" in error and "--restart" in error
 
+    monkeypatch.chdir(clip.parent)
+    words[0] = clip.name  # the same, named from elsewhere
     code, lines, _ = run(capsys, *words)
     assert code == 0
-    assert f"at frame 15 of {clip}" in lines[0]
-    assert (tmp_path / "rows.csv").read_bytes() == (whole / "rows.csv").read_bytes()
+    assert f"at frame 15 of {clip.name}" in lines[0]
+    assert (tmp_path / "rows.csv").read_bytes() == (whole / "rows.csv").read_bytes()  # the path too, as it was begun
     assert (tmp_path / "drawn" / "clip.mp4").read_bytes() == (whole / "drawn" / "clip.mp4").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "rows.csv"]
 
@@ -407,6 +410,10 @@ def test_what_can_be_read_of_a_damaged_video_is_kept(tmp_path, capsys):
         (["a.mp4", "--crop", "none"], "--crop none is for pictures that are faces already"),
         (["a.mp4", "--csv", "a.mp4"], "a.mp4 is one of the videos and would be overwritten"),
         (["a.mp4", "--draw", "."], "would write over the video a.mp4"),
+        (["a.mp4", "--csv", "o", "--draw", "a.mp4/x"], "--draw names a folder, a.mp4 is a file"),
+        (["a.mp4", "--csv", "d/a.mp4", "--draw", "./d"], "--draw and --csv name the same file d/a.mp4"),
+        pytest.param(["a.mp4", "--csv", "o", "--draw", "/proc/no"], "--draw can't be written: nothing can be made", marks=KERNEL),
+        pytest.param(["a.mp4", "--report", "/sys/o"], "--report can't be written: nothing can be made", marks=KERNEL),
         (["a.mp4", "--csv", "o", "--report", "o"], "--csv and --report name the same file o"),
         (["a.mp4", "--smoothing", "-1"], "--smoothing"),
         (["b.png", "--report", "o.html"], "--report is for videos, and b.png is none"),
@@ -437,7 +444,7 @@ def test_the_four_people_of_a_real_clip_keep_their_ids(shared_dir, tmp_path, cap
 
 def test_the_state_that_is_kept_is_plain_json(tmp_path):
     """No pickle: a state file from elsewhere must not be able to run anything."""
-    table = videos.GrowingTable(tmp_path / "t", EMOTIONS, {"videos": ["a"]})
+    table = videos.GrowingTable(tmp_path / "t", EMOTIONS, {"videos": ["a"]}, ["a"])
     table.close()
     state = json.loads((tmp_path / "t.unfinished.json").read_text())
     assert (state["video"], state["frame"], state["analyzer"], state["settings"]["videos"]) == (0, 0, None, ["a"])
