@@ -42,23 +42,6 @@ def test_every_shipped_config_is_valid(config):
     TrainConfig.from_dict(read_config_file(config), origin=config.name).resolved()
 
 
-def test_reproducing_trains_what_each_step_builds_on_before_it():
-    import yaml
-
-    script = (ROOT / "training" / "configs" / "reproduce.sh").read_text()
-    made: list[str] = []
-    for step, name, rest in re.findall(r"^(train|average|ensemble) (\S+)(.*)$", script, re.M):
-        if step == "train":
-            config = yaml.safe_load((ROOT / "training" / "configs" / f"{name}.yaml").read_text())
-            needs = [config.get("weights"), config.get("teacher")]
-        else:
-            needs = re.findall(r"\$into/([a-z][\w-]+)" if step == "ensemble" else r" ([a-z][\w-]+)", rest)
-            assert len(needs) >= 2
-        assert {need for need in needs if need not in (None, "none")} <= set(made), name
-        made.append(name)
-    assert {"ferplus-cnn", "ferplus-ensemble", "fer2013-cnn", "ferplus-densenet121"} <= set(made)
-
-
 @pytest.mark.parametrize("name", ["ferplus-cnn", "ferplus-ensemble", "fer2013-cnn", "ferplus-densenet121"])
 def test_every_shipped_model_loads_and_answers(name):
     import numpy as np

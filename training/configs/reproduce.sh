@@ -1,61 +1,126 @@
 #!/usr/bin/env bash
-# Trains the shipped models of real faces anew, one after the other, into reproduced/; given again after a stop it goes on.
+# Trains the shipped models of real faces anew, with all that they build on, into reproduced/; given again after a stop it goes on.
 #
-#   bash training/configs/reproduce.sh
+#   bash training/configs/reproduce.sh                    all four: about a day on two cores (docs/results.md has each step's time)
+#   bash training/configs/reproduce.sh ferplus-cnn        one of them, and what it builds on
+#   bash training/configs/reproduce.sh --steps [NAME...]  says what would be made, in this order
 #
 # Needs an environment with fer_keras, and FER2013 with FER+'s votes, prepared by
 #   python -m training.prepare --source fer2013 --csv fer2013.csv --votes fer2013new.csv --out data/prepared/ferplus
+# and for fer2013-cnn also
 #   python -m training.prepare --source fer2013 --csv fer2013.csv --out data/prepared/fer2013
 # data/prepared/drawn-seed1 it makes itself.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS-1}"
+trap 'exit 130' INT # training.train ends well after Ctrl-C, having kept what it has: the next step must not begin with that
 into=reproduced
+configs=training/configs
 
-for data in data/prepared/ferplus data/prepared/fer2013; do # the second is needed after hours only
-    [ -f "$data/dataset.json" ] || { echo "$data is not there; the top of this script says how it is made" >&2; exit 2; }
+# Ensembles: data, members and options. All else is a training, whose config says what it builds on.
+ensemble_of() {
+    case "$1" in
+        ferplus-teacher) echo "ferplus ferplus-cnn-longer ferplus-cnn-start --mirror" ;;
+        ferplus-three) echo "ferplus ferplus-cnn-start ferplus-cnn-longer ferplus-cnn-robust --mirror" ;;
+        ferplus-five)
+            echo "ferplus ferplus-densenet121 ferplus-cnn-large ferplus-cnn-longer ferplus-cnn-robust ferplus-cnn-start"
+            ;;
+        ferplus-ensemble) echo "ferplus ferplus-cnn ferplus-cnn-longer ferplus-cnn-start --mirror" ;;
+        fer2013-teacher) echo "fer2013 fer2013-cnn-start fer2013-cnn-wide --mirror" ;;
+        *) return 1 ;;
+    esac
+}
+
+needs() {
+    if [ -f "$configs/$1.yaml" ]; then
+        sed -nE 's/^(weights|teacher): *//p' "$configs/$1.yaml" | grep -vx none || true
+    else
+        ensemble_of "$1" | tr ' ' '\n' | sed -e 1d -e '/^--/d'
+    fi
+}
+
+steps=()
+plan() { # a step after all that it builds on, each once
+    local need
+    case " ${steps[*]-} " in *" $1 "*) return ;; esac
+    for need in $(needs "$1"); do plan "$need"; done
+    steps+=("$1")
+}
+
+say_only=
+if [ "${1-}" = --steps ]; then
+    say_only=yes
+    shift
+fi
+[ $# -gt 0 ] || set -- ferplus-cnn ferplus-ensemble fer2013-cnn ferplus-densenet121
+for name in "$@"; do
+    if [ ! -f "$configs/$name.yaml" ] && ! ensemble_of "$name" >/dev/null; then
+        echo "$name is no step; take some of ferplus-cnn, ferplus-ensemble, fer2013-cnn, ferplus-densenet121" >&2
+        exit 2
+    fi
+    plan "$name"
+done
+if [ -n "$say_only" ]; then
+    printf '%s\n' "${steps[@]}"
+    exit
+fi
+
+for name in "${steps[@]}"; do # some are needed after hours only
+    data="$(sed -n 's/^data: *//p' "$configs/$name.yaml" 2>/dev/null || true)"
+    if [ -n "$data" ] && [ "$data" != data/prepared/drawn-seed1 ] && [ ! -f "$data/dataset.json" ]; then
+        echo "$data is not there, which $name needs; the top of this script says how it is made" >&2
+        exit 2
+    fi
 done
 
 train() {
     local run="runs/$into/$1"
-    if [ -f "$into/$1/metadata.json" ]; then
+    if [ -f "$into/$1/metadata.json" ] && ! grep -q '"interrupted": true' "$run/metrics.json" 2>/dev/null; then
         echo "$into/$1 is there"
     elif [ -f "$run/config.json" ]; then
         python -m training.train --resume "$run"
     else
-        python -m training.train --config "training/configs/$1.yaml" --out "$run" --export "$1" --saved-models "$into"
+        rm -rf "$run" # of one that was killed while it was being made
+        if [ "$1" = drawn-densenet121 ] && [ ! -f data/prepared/drawn-seed1/dataset.json ]; then
+            python -m training.prepare --source synthetic --count 4000 --seed 1 --fractions 80,10,10 --out data/prepared/drawn-seed1
+        fi
+        python -m training.train --config "$configs/$1.yaml" --out "$run" --export "$1" --saved-models "$into"
     fi
 }
 
 ensemble() {
-    local name="$1" data="$2"
-    shift 2
+    local name="$1" word data join=() options=()
     if [ -f "$into/$name/metadata.json" ]; then
         echo "$into/$name is there"
-    else
-        rm -rf "runs/$into/$name" # an ensemble of what is trained already takes minutes: nothing of it is kept
-        python -m training.ensemble --data "data/prepared/$data" --mirror --combine mean --out "runs/$into/$name" \
-            --export "$name" --saved-models "$into" --join "$@"
+        return
     fi
+    for word in $(ensemble_of "$name"); do
+        case "$word" in
+            --*) options+=("$word") ;;
+            *) if [ -z "${data-}" ]; then data="$word"; else join+=("$into/$word"); fi ;;
+        esac
+    done
+    rm -rf "runs/$into/$name" # an ensemble of what is trained already takes minutes: nothing of it is kept
+    python -m training.ensemble --data "data/prepared/$data" --combine mean --out "runs/$into/$name" --export "$name" \
+        --saved-models "$into" --join "${join[@]}" ${options[@]+"${options[@]}"}
 }
 
-train ferplus-cnn-start
-train ferplus-cnn-longer
-ensemble ferplus-teacher ferplus "$into/ferplus-cnn-longer" "$into/ferplus-cnn-start"
-train ferplus-cnn-robust
-ensemble ferplus-ensemble ferplus "$into/ferplus-cnn-start" "$into/ferplus-cnn-longer" "$into/ferplus-cnn-robust"
-train ferplus-cnn
-train fer2013-cnn-start
-train ferplus-cnn-wide
-train fer2013-cnn-wide
-ensemble fer2013-teacher fer2013 "$into/fer2013-cnn-start" "$into/fer2013-cnn-wide"
-train ferplus-cnn-wide2
-train fer2013-cnn
-[ -d data/prepared/drawn-seed1 ] ||
-    python -m training.prepare --source synthetic --count 4000 --seed 1 --fractions 80,10,10 --out data/prepared/drawn-seed1
-train drawn-densenet121
-train ferplus-densenet121-start
-train ferplus-densenet121-tuned
-train ferplus-densenet121-robust
-train ferplus-densenet121-whole
-train ferplus-densenet121
+for name in "${steps[@]}"; do
+    echo "== $name"
+    if [ -f "$configs/$name.yaml" ]; then train "$name"; else ensemble "$name"; fi
+done
+
+python - "$into" "$@" <<'END'
+import json, sys
+from pathlib import Path
+
+def figure(folder):
+    one = json.loads((Path(folder) / "metadata.json").read_text())["figures"][0]
+    low, high = one["accuracy_ci95"]
+    return f"accuracy {one['accuracy']:.3f} ({low:.3f} to {high:.3f}), macro F1 {one['macro_f1']:.3f}, n {one['n']:,}"
+
+for name in sys.argv[2:]:
+    print(f"{name}: {figure(Path(sys.argv[1]) / name)}")
+    if (Path("saved_models") / name / "metadata.json").is_file():
+        print(f"    the shipped one: {figure(Path('saved_models') / name)}")
+END
