@@ -41,7 +41,7 @@ class Plan:
 
     settings: those of the members to train, resolved but for the seed of each. members: how many to train. join: paths of
     runs and exported models. combine: what is exported. protocol: how faces get their true labels; None: as usual for the data.
-    data: the data set. mirror: members answer for each face and its mirror image. half: kernels are stored in float16.
+    data: the data set. mirror: members answer for each face and its mirror image.
     """
 
     settings: dict[str, Any]
@@ -51,7 +51,6 @@ class Plan:
     protocol: str | None
     data: str
     mirror: bool = False
-    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -474,5 +473,5 @@ def _export(
     return train.export_under(
         settings,
         f"{dataset.name}-ensemble",
-        lambda target: export_model(model, spec, target, metadata, overwrite=settings.overwrite, half=plan.half),
+        lambda target: export_model(model, spec, target, metadata, overwrite=settings.overwrite),
     )

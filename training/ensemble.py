@@ -57,7 +57,6 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument(
         "--mirror", action="store_true", help="members answer for a face and its mirror image, the mean counts; twice the time"
     )
-    parser.add_argument("--half", action="store_true", help="store the exported weights in 16 bits, in half the space")
     parser.add_argument("--protocol", choices=targets.PROTOCOLS, help="how a face gets its true label; default: as in evaluate")
     parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; flags win")
     parser.add_argument("--resume", metavar="OUT", help="go on with an ensemble that was stopped or killed")
@@ -73,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     if args.resume:
-        own = [name for name in ("members", "join", "combine", "protocol", "config", "mirror", "half") if getattr(args, name)]
+        own = [name for name in ("members", "join", "combine", "protocol", "config", "mirror") if getattr(args, name)]
         if given := [*config.given_settings(args), *own]:
             raise ConfigError(
                 f"--resume goes on with the settings of the ensemble; leave out --{given[0].replace('_', '-')} "
@@ -145,7 +144,7 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
         settings = dataclasses.replace(settings, out=str(out))
         paths = [str(member.path.resolve()) for member in joined]
         data = str(dataset.path.resolve())
-        plan = Plan(settings.to_dict(), count, paths, args.combine or "mean", args.protocol, data, args.mirror, args.half)
+        plan = Plan(settings.to_dict(), count, paths, args.combine or "mean", args.protocol, data, args.mirror)
         _check_fit(plan, joined, dataset)
         out.mkdir(parents=True, exist_ok=True)
         description = {**dataclasses.asdict(plan), "fingerprint": dataset.fingerprint, "failed": {}}

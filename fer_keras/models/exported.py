@@ -58,7 +58,7 @@ METADATA_KEYS = (
 # The weights as the SavedModel has them. All vectors (biases, batch normalisation) are packed into one variable: DenseNet121
 # then has 124 variables instead of 608, and loads three times as fast.
 _VECTORS = "vectors"  # float32: all weights of rank 1, end to end
-_ARRAYS = "arrays"  # a list of the others, float32 or float16
+_ARRAYS = "arrays"  # a list of the others
 _LENGTHS = "lengths"  # int32, one number for each weight in the order of keras.Model.weights: its length, or -1 for an array
 
 
@@ -68,7 +68,6 @@ def export_model(
     path: str | os.PathLike,
     metadata: Mapping[str, Any],
     overwrite: bool = False,
-    half: bool = False,
 ) -> Path:
     """Write a model as an exported model, whole or not at all, and return its folder.
 
@@ -80,7 +79,6 @@ def export_model(
         "accuracy", "accuracy_ci95": [low, high], "macro_f1", "ece"}), seed, git_revision, name (default: the folder's),
         licence, and more; for an ensemble: members (list of {"name", "architecture", "weight", "accuracy", ...}), combine.
     overwrite: replace an exported model of that name.
-    half: store kernels rounded to float16, in half the space; the model computes in float32 all the same.
 
     Before it takes its place the SavedModel is loaded and must give the twin's probabilities within TOLERANCE.
     Raises ModelError where the folder exists (with overwrite: where it is something else), labels and outputs differ in
@@ -95,18 +93,10 @@ def export_model(
     complete = _complete_metadata(spec, path, metadata)
     _check_metadata(complete, path)
     twin = _float32_twin(model, spec)
-    if half:
-        complete["weights"] = "float16"
-        rounded = [_rounded_to_half(value) for value in twin.get_weights()]
-        if not all(np.isfinite(value).all() for value in rounded):
-            raise ModelError(
-                f"the weights of {path} do not fit into float16: some are too large, or no numbers; store them whole"
-            )
-        twin.set_weights(rounded)
 
     try:
         with whole_folder(path, overwrite=overwrite) as folder:
-            _write_saved_model(twin, spec, folder, half)
+            _write_saved_model(twin, spec, folder)
             # What this model says of the probe batch, so that another runtime can be checked without TensorFlow.
             probed = np.asarray(twin(probe_pixels(spec.image_size, spec.channels).astype(np.float32), training=False))
             complete["probe"] = {"probabilities": [[round(float(value), 6) for value in row] for row in probed]}
@@ -183,13 +173,7 @@ def _set_weights(model: keras.Model, values: list[np.ndarray], origin: str) -> N
     model.set_weights(values)
 
 
-def _rounded_to_half(value: np.ndarray) -> np.ndarray:
-    """Kernels as float16 has them; vectors as they are: they take no room, and variances may be too small for it."""
-    with np.errstate(over="ignore"):
-        return value if value.ndim == 1 else value.astype(np.float16).astype(np.float32)
-
-
-def _write_saved_model(twin: keras.Model, spec: ModelSpec, folder: Path, half: bool) -> None:
+def _write_saved_model(twin: keras.Model, spec: ModelSpec, folder: Path) -> None:
     import keras
     import tensorflow as tf
 
@@ -199,15 +183,14 @@ def _write_saved_model(twin: keras.Model, spec: ModelSpec, folder: Path, half: b
     # Bare variables in a bare module: no optimizer, no Keras configuration, nothing that another Keras can't read.
     module = tf.Module()
     setattr(module, _VECTORS, tf.Variable(np.concatenate([weight.numpy() for weight in vectors]), trainable=False))
-    stored = np.float16 if half else np.float32
-    setattr(module, _ARRAYS, [tf.Variable(weight.numpy().astype(stored), trainable=False) for weight in arrays])
+    setattr(module, _ARRAYS, [tf.Variable(weight.numpy(), trainable=False) for weight in arrays])
     setattr(module, _LENGTHS, tf.Variable(np.array(lengths, np.int32), trainable=False))
     shape = (None, spec.image_size, spec.image_size, spec.channels)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32, name="pixels")])
     def serve_float(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         unpacked = tf.split(getattr(module, _VECTORS), [length for length in lengths if length >= 0])
-        values = [tf.cast(variable, tf.float32) for variable in getattr(module, _ARRAYS)]
+        values = [tf.convert_to_tensor(variable) for variable in getattr(module, _ARRAYS)]
         with keras.StatelessScope(state_mapping=[*zip(vectors, unpacked, strict=True), *zip(arrays, values, strict=True)]):
             return {"probabilities": twin(pixels, training=False)}
 
@@ -404,7 +387,7 @@ def _check_metadata(metadata: Any, path: Path) -> None:
 
 
 def read_weights(path: str | os.PathLike) -> list[np.ndarray]:
-    """The weights in an exported model, float32, in the order of `keras.Model.weights`, without loading its graph.
+    """The weights in an exported model, in the order of `keras.Model.weights`, without loading its graph.
 
     Raises ModelError where they can't be read.
     """
@@ -420,7 +403,7 @@ def read_weights(path: str | os.PathLike) -> list[np.ndarray]:
                 weights.append(vectors[taken : taken + length])
                 taken += length
             else:
-                weights.append(reader.get_tensor(f"{_ARRAYS}/{arrays}{suffix}").astype(np.float32, copy=False))
+                weights.append(reader.get_tensor(f"{_ARRAYS}/{arrays}{suffix}"))
                 arrays += 1
     except Exception as error:  # as above: many kinds
         raise ModelError(f"the weights in {path} can't be read ({_first_line(error)}); export the model again") from error
@@ -460,7 +443,6 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         f"- Temperature: {metadata['temperature']:g} (divide the logarithm of the probabilities by it, then softmax again, "
         "where confidence is to be calibrated)",
         f"- Architecture: {_architecture(metadata)}",
-        *(["- Kernels are stored in float16; it computes in float32"] if metadata.get("weights") == "float16" else []),
         f"- Made: {metadata['created']}, seed {metadata['seed']}, revision {metadata['git_revision'] or 'unknown'}, "
         + ", ".join(f"{key} {value}" for key, value in metadata["versions"].items()),
         "",
@@ -474,8 +456,8 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         f"# uint8 (n, {size['height']}, {size['width']}, {size['channels']}) -> float32 (n, {len(metadata['labels'])})",
         "```",
         "",
-        "These are as the network gives them. With the temperature applied, which confidences here are:",
-        "`fer_keras.inference.recognizer.Recognizer(path).predict(faces)`, and whatever the server and `serving.predict` show.",
+        "These are as the network gives them. `fer_keras.inference.recognizer.Recognizer(path).predict(faces)`, the server and",
+        "`serving.predict` apply the temperature, as all confidences that are told here do.",
         "",
         "Without fer_keras: it is a TensorFlow SavedModel; signature `serving_default` takes `pixels` and gives `probabilities`.",
         "",

@@ -4,14 +4,12 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fer_keras.errors import ModelError
-from fer_keras.inference.recognizer import Recognizer
 from fer_keras.models.exported import (
     METADATA_KEYS,
     export_model,
@@ -164,37 +162,6 @@ def test_an_exported_model_becomes_a_keras_model_that_trains_on(original, model,
     again.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
     again.fit(faces, np.array([0, 1, 2, 0]), verbose=0)
     assert not np.array_equal(again.get_weights()[0], model.get_weights()[0])
-
-
-def test_kernels_stored_in_half_the_space_are_those_rounded_to_16_bits(tmp_path, pixels):
-    spec = ModelSpec("cnn", 3, 16, 1, {"layers": [32, 64], "convs_per_stage": 2})
-    model, faces = spec.build(seed=3), pixels(6, 16, 1)
-    model.set_weights([value * 1.0001 + 1e-4 for value in model.get_weights()])  # none that 16 bits hold by chance
-    whole, half = (export_model(model, spec, tmp_path / name, DETAILS, half=name == "half") for name in ("whole", "half"))
-    sizes = [sum(file.stat().st_size for file in (path / "variables").iterdir()) for path in (whole, half)]
-    assert sizes[1] < 0.55 * sizes[0]
-    twin = spec.build(seed=4)
-    twin.set_weights([value if value.ndim == 1 else np.float32(np.float16(value)) for value in model.get_weights()])
-    loaded = load_exported(half)
-    np.testing.assert_allclose(loaded.predict(faces), np.asarray(twin(faces.astype(np.float32))), atol=1e-5)
-    assert 0 < np.abs(loaded.predict(faces) - load_exported(whole).predict(faces)).max() < 0.01
-    for expected, received in zip(twin.get_weights(), read_weights(half), strict=True):
-        assert received.dtype == np.float32
-        np.testing.assert_array_equal(received, expected)
-    assert load_keras_model(half).count_params() == model.count_params()
-    assert read_metadata(half)["weights"] == "float16" and "stored in float16" in (half / "README.md").read_text()
-    assert "weights" not in read_metadata(whole) and "float16" not in (whole / "README.md").read_text()
-    if find_spec("openvino"):
-        fast = Recognizer(half, runtime="openvino")
-        np.testing.assert_allclose(fast.predict(faces), Recognizer(half, runtime="tensorflow").predict(faces), atol=1e-3)
-
-
-def test_kernels_too_large_for_16_bits_are_refused(model, tmp_path):
-    large = SPEC.build(seed=1)
-    large.set_weights([value * 1e7 if value.ndim == 4 else value for value in model.get_weights()])
-    with pytest.raises(ModelError, match="weights of .*large do not fit into float16"):
-        export_model(large, SPEC, tmp_path / "large", DETAILS, half=True)
-    assert not (tmp_path / "large").exists()
 
 
 # What is refused when exporting

@@ -160,11 +160,14 @@ def test_the_stream_is_seen_with_its_boxes_people_and_numbers(page, server):
     width = page.execute_script("return document.getElementById('picture').naturalWidth")
     assert width == 640
     # Boxes: along the edges of a face's box, the picture has the flat colour of its label.
-    pixels = np.array(changed_colours(page), np.uint8).reshape(480, 640, 4)[:, :, :3].astype(int)
     palette = requests.get(server.url + "/api/models", timeout=10).json()["models"][0]["colours"]
     colours = [[int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in [*palette, "#7f8791"]]
-    boxed = sum(int((np.abs(pixels - colour).max(axis=2) < 24).sum()) for colour in colours)
-    assert boxed > 1500
+
+    def boxed():
+        pixels = np.array(changed_colours(page), np.uint8).reshape(480, 640, 4)[:, :, :3].astype(int)
+        return sum(int((np.abs(pixels - colour).max(axis=2) < 24).sum()) for colour in colours)
+
+    wait_until(lambda: boxed() > 1500, 10)
     assert len(page.find_elements("css selector", "#legend li")) == 8
     assert people(page)[0].split(":")[0].isdigit()
     time.sleep(3)  # some of the chart

@@ -242,7 +242,6 @@ def test_runs_exported_models_and_whole_ensembles_join_and_idle_ones_are_dropped
         "runs/joined",
         "--export",
         "four",
-        "--half",
     ]
     assert ensemble.main(words) == 0
     assert "idle is dropped: learned nothing: it calls all 48 faces happiness" in capsys.readouterr().out
@@ -258,7 +257,7 @@ def test_runs_exported_models_and_whole_ensembles_join_and_idle_ones_are_dropped
     without = (rest.argmax(axis=1) == truth).mean()
     assert result["members"][0]["gain"] == pytest.approx((votes.argmax(axis=1) == truth).mean() - without)
     metadata = json.loads((inside / "saved_models/four/metadata.json").read_text())
-    assert metadata["combine"] == "vote" and metadata["weights"] == "float16"
+    assert metadata["combine"] == "vote"
     assert metadata["spec"]["options"]["members"][2]["spec"]["name"] == "ensemble"
 
 
