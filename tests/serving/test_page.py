@@ -681,6 +681,7 @@ def test_the_visitors_own_webcam_is_analysed_and_only_while_wanted(page):
     wait_until(lambda: message(page).startswith("The camera went away"))
     page.execute_cdp_cmd("Browser.resetPermissions", {})
     assert by_id(page, "webcam-toggle").text == "Start my webcam"
+    time.sleep(0.5)  # a picture may be on its way
     sent = page.execute_script("return sent")
     time.sleep(0.5)
     assert page.execute_script("return sent") == sent
