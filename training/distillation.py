@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def taught(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray, targets:
         said = _asked(config, dataset, rows)
         with writing_whole(kept) as file:
             np.save(file, said, allow_pickle=False)
-    return ((1 - config.teacher_share) * targets + config.teacher_share * said).astype(np.float32)
+    return _mixed(config, targets, said).astype(np.float32)
 
 
 def teacher_of_views(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray, changes: np.ndarray | None) -> Callable:
@@ -83,19 +83,16 @@ def teacher_of_views(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray
     teacher = Described()
     teacher.metadata = read_metadata(path)
     _, predict = open_runtime(path, teacher.metadata)
-    order = [teacher.labels.index(label) for label in dataset.labels]
     seen = dataclasses.replace(config.new_pictures(), erase=0.0, dark=0.0, blur=0.0, noise=0.0)
     load = pipeline.face_loader(dataset, rows, augment=seen, changes=changes)
 
     def ask(pixels: np.ndarray) -> np.ndarray:
-        said = predict(fitted(pixels, teacher))[:, order]
-        return said / said.sum(axis=1, keepdims=True)
+        return _in_order_of(dataset, predict(fitted(pixels, teacher)), teacher.labels)
 
     def teach(positions: tf.Tensor, seed: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         pixels = tf.cast(tf.round(load(positions, seed)), tf.uint8)
         said = tf.numpy_function(ask, [pixels], tf.float32, stateful=False)
-        share = config.teacher_share
-        return (1 - share) * targets + share * tf.ensure_shape(said, targets.shape)
+        return _mixed(config, targets, tf.ensure_shape(said, targets.shape))
 
     return teach
 
@@ -105,9 +102,16 @@ def _asked(config: TrainConfig, dataset: FaceDataset, rows: np.ndarray) -> np.nd
 
     check_teacher(config, dataset)
     model = scoring.exported_model(_teacher_path(config))
-    said = scoring.predict_rows(model, dataset, rows, title=f"teacher {model.key}")
-    said = said[:, [model.labels.index(label) for label in dataset.labels]]
+    return _in_order_of(dataset, scoring.predict_rows(model, dataset, rows, title=f"teacher {model.key}"), model.labels)
+
+
+def _in_order_of(dataset: FaceDataset, said: np.ndarray, labels: list[str]) -> np.ndarray:
+    said = said[:, [labels.index(label) for label in dataset.labels]]
     return said / said.sum(axis=1, keepdims=True)
+
+
+def _mixed(config: TrainConfig, targets: Any, said: Any) -> Any:
+    return (1 - config.teacher_share) * targets + config.teacher_share * said
 
 
 def seen_before(config: TrainConfig, dataset: FaceDataset) -> dict[str, set[str]]:

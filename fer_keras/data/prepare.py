@@ -38,6 +38,11 @@ _FLAGS = {"label_map": "--map", "channels": "--gray/--rgb"}
 _NOT_CONTENT = ("out", "overwrite")
 
 
+def _from_home(name: str) -> Path:
+    """A path whose ~ is somebody's home, or else stays: Path.expanduser fails for a file ~name where nobody is called so."""
+    return Path(os.path.expanduser(name))
+
+
 @dataclass(frozen=True)
 class PrepareSettings:
     """Every setting of `training.prepare`. Checked when made: raises ConfigError, naming the flag.
@@ -125,8 +130,7 @@ class PrepareSettings:
         for name in ("csv", "votes", "path", "images", "metadata"):
             if not getattr(self, name):
                 continue
-            # Not by Path, whose expanduser fails for a file ~name where nobody is called so.
-            given = Path(os.path.expanduser(getattr(self, name))).resolve()
+            given = _from_home(getattr(self, name)).resolve()
             # Among --images is allowed: only the pictures that the csv names are read, and `--images .` is usual.
             if given.is_relative_to(out) or (name == "path" and out.is_relative_to(given)):
                 raise ConfigError(
@@ -139,14 +143,14 @@ class PrepareSettings:
         values = {name: value for name, value in asdict(self).items() if name not in _NOT_CONTENT}
         for name in ("csv", "votes", "path", "images", "metadata"):
             if values[name] is not None:
-                values[name] = str(Path(os.path.expanduser(values[name])).resolve())
+                values[name] = str(_from_home(values[name]).resolve())
         return json.loads(json.dumps(values))
 
     @property
     def folder(self) -> Path:
         """Where the data set goes."""
         if self.out:
-            return Path(os.path.expanduser(self.out))
+            return _from_home(self.out)
         digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
         return Path("data") / "prepared" / f"{self.source}-{digest}"
 
