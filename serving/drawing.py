@@ -19,6 +19,8 @@ GREY = "#7f8791"
 READABLE_PX = 240
 #: But no further than to this longer side: of a strip, a picture of gigabytes would come.
 LONGEST_PX = 4096
+#: Left, top, right and bottom of a label that is drawn.
+Place = tuple[float, float, float, float]
 
 
 def label_colour(index: int, uncertain: bool = False) -> str:
@@ -58,25 +60,47 @@ def draw_faces(
     image = Image.fromarray(image_rgb).resize((width * factor, height * factor), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(image)
     line = max(2, round(min(image.size) / 240))
-    # Boxes first, so that no box runs through a label; small faces last, on top.
+    # Boxes first, so that no box runs through a label; those of small faces last, on top.
     order = sorted(range(len(boxes_xyxy_px)), key=lambda index: -box_area(boxes_xyxy_px[index]))
     for index in order:
         x1, y1, x2, y2 = (edge * factor for edge in boxes_xyxy_px[index])
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colours[index], width=line)
-    for index in order:
-        _label(draw, [edge * factor for edge in boxes_xyxy_px[index]], texts[index], colours[index], image.size)
+    taken: list[Place] = []
+    for box, text, colour in zip(boxes_xyxy_px, texts, colours, strict=True):
+        _label(draw, [edge * factor for edge in box], text, colour, image.size, taken)
     return np.asarray(image)
 
 
-def _label(draw: object, box: Sequence[float], text: str, colour: str, size: tuple[int, int]) -> None:
-    """A label on its box's upper edge; inside the box where there is no room above, and never outside the picture."""
-    x1, y1, x2, _ = box
-    font = font_for(text, max(12, min(48, round((x2 - x1) / 9))))
+def label_place(
+    box_xyxy_px: Sequence[float], label_wh: tuple[float, float], picture_wh: tuple[int, int], taken: list[Place]
+) -> tuple[float, float]:
+    """Left and top of a label: on its box's upper edge, else inside, below or above the lower edge; never outside the picture.
+
+    The first of these that covers none of the labels at `taken` is taken, and added to them; where each does, the first.
+    """
+    x1, y1, _, y2 = box_xyxy_px
+    wide, high = label_wh
+    lowest = max(0, picture_wh[1] - high)
+    left = max(0, min(x1, picture_wh[0] - wide))
+    tops = [max(0, min(y1, lowest)), y2, y2 - high]
+    if y1 >= high:
+        tops.insert(0, y1 - high)
+    places = [(left, top, left + wide, top + high) for top in tops if 0 <= top <= lowest]
+    place = next((place for place in places if not any(_overlap(place, other) for other in taken)), places[0])
+    taken.append(place)
+    return place[:2]
+
+
+def _overlap(a: Place, b: Place) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _label(draw: object, box: Sequence[float], text: str, colour: str, size: tuple[int, int], taken: list[Place]) -> None:
+    font = font_for(text, max(12, min(48, round((box[2] - box[0]) / 9))))
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     pad = max(2, round((bottom - top) / 5))
     wide, high = right - left + 2 * pad, bottom - top + 2 * pad
-    x = max(0, min(x1, size[0] - wide))
-    y = y1 - high if y1 >= high else max(0, y1)
+    x, y = label_place(box, (wide, high), size, taken)
     draw.rectangle((x, y, x + wide - 1, y + high - 1), fill=colour)
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 150 else "black"

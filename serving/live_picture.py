@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fer_keras.types import TrackedFace
-from serving.drawing import box_area, font_for, label_colour
+from serving.drawing import Place, box_area, font_for, label_colour, label_place
 
 #: A blurred face keeps so many blocks across: a head is seen, a person is not.
 BLUR_BLOCKS = 6
@@ -37,20 +37,19 @@ def draw_live(
     height, width = picture.shape[:2]
     line = max(2, round(min(height, width) / 240))
     scale = max(0.4, min(height, width) / 900)
-    # Boxes first, so that no box runs through a label; small faces last, on top.
-    faces = sorted(faces, key=lambda face: -box_area(face.box_xyxy_px))
     colours = [_bgr(label_colour(labels.index(face.label), face.uncertain)) for face in faces]
-    for face, colour in zip(faces, colours, strict=True):
+    # Boxes first, so that no box runs through a label; those of small faces last, on top.
+    for face, colour in sorted(zip(faces, colours, strict=True), key=lambda each: -box_area(each[0].box_xyxy_px)):
         x1, y1, x2, y2 = (round(edge) for edge in face.box_xyxy_px)
         cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), colour, line, cv2.LINE_AA)
-    for face, colour in zip(faces, colours, strict=True):
-        x1, y1 = (round(edge) for edge in face.box_xyxy_px[:2])
+    taken: list[Place] = []
+    # In the order of their ids, which lasts: whose label makes room for whose must not change from frame to frame.
+    for face, colour in sorted(zip(faces, colours, strict=True), key=lambda each: each[0].track_id):
         text = f"{face.track_id} {'uncertain' if face.uncertain else face.label} {face.confidence:.0%}"
         ink = (255, 255, 255) if sum(w * c for w, c in zip((0.114, 0.587, 0.299), colour, strict=True)) < 150 else (0, 0, 0)
         strip = _strip(text, scale, colour, ink)
         tall, wide = min(strip.shape[0], height), min(strip.shape[1], width)
-        left = max(0, min(x1, width - wide))
-        top = max(0, min(y1 - tall if y1 >= tall else y1, height - tall))
+        left, top = label_place([round(edge) for edge in face.box_xyxy_px], (wide, tall), (width, height), taken)
         picture[top : top + tall, left : left + wide] = strip[:tall, :wide]
     return picture
 

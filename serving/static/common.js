@@ -144,7 +144,8 @@ export function enlargement(width, height) {
   return Math.max(1, Math.min(Math.ceil(320 / Math.min(width, height)), Math.floor(4096 / Math.max(width, height))));
 }
 
-// Boxes as the server draws them into its stream, and over all of them their labels, which no other box may cross out.
+// Boxes as the server draws them into its stream, and over all of them their labels, which no other box may cross out, nor, where
+// there is room, another label.
 // scale: from the picture's pixels to the canvas's.
 export function drawBoxes(context, faces, model, scale = 1) {
   // Letters are to be read on the page, which shows a large canvas much smaller; how wide a hidden one will be is a guess.
@@ -157,6 +158,7 @@ export function drawBoxes(context, faces, model, scale = 1) {
     context.strokeStyle = shades[index];
     context.strokeRect(x1, y1, x2 - x1, y2 - y1);
   });
+  const taken = [];
   faces.forEach((face, index) => {
     const [x1, y1, x2, y2] = boxes[index];
     const colour = shades[index];
@@ -168,7 +170,11 @@ export function drawBoxes(context, faces, model, scale = 1) {
     const left = Math.max(0, Math.min(x1, context.canvas.width - wide));
     // Above the box; where there is no room, inside it, or below one that is so small on the page that its face would be hidden.
     const under = y2 - y1 < 3 * high && y2 + high <= context.canvas.height ? y2 : Math.max(0, y1);
-    const top = y1 >= high ? y1 - high : under;
+    const lowest = Math.max(0, context.canvas.height - high);
+    const tops = [y1 >= high ? y1 - high : under, Math.max(0, y1), y2, y2 - high].map((top) => Math.min(top, lowest));
+    const free = (top) => taken.every((label) => left >= label.left + label.wide || label.left >= left + wide || Math.abs(top - label.top) >= Math.max(high, label.high));
+    const top = tops.find((each) => each >= 0 && free(each)) ?? tops[0];
+    taken.push({ left, top, wide, high });
     context.fillStyle = colour;
     context.fillRect(left, top, wide, high);
     context.fillStyle = isDark(colour, 150) ? "#fff" : "#000";

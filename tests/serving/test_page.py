@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import os
 import shutil
 import time
@@ -491,8 +492,8 @@ def test_small_turned_and_transparent_pictures_have_their_boxes_where_the_faces_
     wait_until(lambda: (canvas(page, "upload-image") == before).all())
 
 
-def test_no_box_is_drawn_over_the_label_of_somebody_else(page):
-    drawn, label = page.execute_async_script("""
+def test_nothing_is_drawn_over_the_label_of_somebody_else(page):
+    drawn, labels = page.execute_async_script("""
         const done = arguments[0];
         import("/static/common.js").then(({ drawBoxes }) => {
             const canvas = document.createElement("canvas");
@@ -507,7 +508,8 @@ def test_no_box_is_drawn_over_the_label_of_somebody_else(page):
                 fill.apply(pen, box);
             };
             // The label of the first is above its box, where the edges of the others pass.
-            const boxes = [[80, 120, 260, 320], [40, 30, 600, 112], [140, 50, 200, 300]];
+            const near = [[270, 120, 330, 180], [335, 122, 395, 182]];
+            const boxes = [[80, 120, 260, 320], [40, 30, 600, 112], [140, 50, 200, 300], ...near];
             const faces = boxes.map((box, index) => ({ box, id: index + 1, label: "happiness", confidence: 0.84 }));
             const crowd = [];
             for (const some of [faces.slice(0, 1), faces]) {
@@ -516,10 +518,14 @@ def test_no_box_is_drawn_over_the_label_of_somebody_else(page):
                 const [left, top, wide, high] = labels[0];
                 crowd.push(pen.getImageData(left + 2, top + 2, wide - 4, high - 4).data.join());
             }
-            done([crowd, labels[0]]);
+            done([crowd, labels.slice(1)]);
         });
     """)
     picture(page, "crowd")
+    for one, other in itertools.combinations(labels, 2):
+        beside = one[0] + one[2] <= other[0] or other[0] + other[2] <= one[0]
+        assert beside or one[1] + one[3] <= other[1] or other[1] + other[3] <= one[1]
+    label = labels[0]
     assert label[2] > 100 and label[3] > 15
     assert len(drawn[0]) > 5000
     assert drawn[0] == drawn[1]

@@ -11,6 +11,7 @@ from live_server import camera, encoded, overlap, serving, switch_off, wait_unti
 
 from fer_keras.errors import DataError
 from fer_keras.types import TrackedFace
+from serving.drawing import draw_faces
 from serving.live_picture import draw_live, encode_jpeg, notice_jpeg
 from serving.recording import Recording
 from serving.sources import CaptureSource, DemoSource, Frame, SourceLostError, create_source
@@ -386,6 +387,24 @@ def test_no_box_runs_through_the_label_of_another_face():
     assert (alone != 90).all(axis=2).mean() > 0.9
     for faces in ([one, other], [other, one]):
         assert np.array_equal(draw_live(image, faces, ("glad", "sad"))[label], alone)
+
+
+def test_labels_of_faces_close_together_do_not_hide_each_other():
+    boxes = [(60.0, 100.0, 110.0, 150.0), (115.0, 103.0, 165.0, 153.0), (60.0, 155.0, 110.0, 205.0)]
+    plain = np.full((240, 640, 3), 90, np.uint8)
+
+    def live(*some):
+        return draw_live(plain, [face(one + 1, box=boxes[one], label="glad") for one in some], ("glad", "sad"))
+
+    def copy(*some):
+        texts, colours = ["1 happiness 81%", "2 surprise 82%", "3 contempt 83%"], ["#0072b2"] * 3
+        return draw_faces(plain, *([each[one] for one in some] for each in (boxes, texts, colours)))
+
+    for draw in (live, copy):
+        # There are as many pale pixels of white letters together as one by one.
+        counts = [(drawn.min(axis=2) > 150).sum() for drawn in (draw(0), draw(1), draw(2), draw(0, 1, 2))]
+        assert min(counts) > 20
+        assert sum(counts[:3]) == counts[3]
 
 
 @pytest.mark.parametrize("label", ["colère", "Ärger", "гнев", "怒り"])
