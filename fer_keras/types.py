@@ -33,6 +33,7 @@ class TrackedFace:
     between detections. probabilities: calibrated and smoothed over time, in the order of the model's labels, sum 1.
     label: the name shown, which changes only where another is clearly ahead. confidence: probability of that label.
     uncertain: the confidence is below the threshold. detected: whether the detector ran and found it in this very frame.
+    seen: False where it was looked for and not found: the box is where it is expected, and the values are those of before.
     """
 
     track_id: int
@@ -43,4 +44,5 @@ class TrackedFace:
     confidence: float
     uncertain: bool
     detected: bool = True
+    seen: bool = True
     landmarks_xy_px: tuple[tuple[float, float], ...] | None = None

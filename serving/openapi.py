@@ -170,6 +170,7 @@ def _schemas() -> dict[str, Any]:
         "confidence": share,
         "uncertain": {"type": "boolean"},
         "detected": {"type": "boolean", "description": "found in this very picture, not carried from one before"},
+        "seen": {"type": "boolean", "description": "false where it was looked for in this picture and not found"},
         "probabilities": {"type": "object", "additionalProperties": share},
     }
     needed = ["box", "score", "label", "confidence", "uncertain", "probabilities"]

@@ -42,11 +42,11 @@ class Recording:
         labels: Sequence[str],
         faces: Sequence[TrackedFace],
     ) -> None:
-        """Write the faces of one frame. size_wh: in pixels, of the frame. Does nothing once the recording has ended."""
+        """Write the faces that were seen in one frame. size_wh: in pixels, of the frame. Does nothing once it has ended."""
         when = datetime.fromtimestamp(captured_at, timezone.utc).isoformat(timespec="milliseconds")
         common = [when, f"{time_s:.3f}", self.source, model, *size_wh]
         rows = []
-        for face in faces:
+        for face in (each for each in faces if each.seen):
             known = dict(zip(labels, face.probabilities, strict=True))
             rows.append(
                 [*common, face.track_id, *(f"{edge:.1f}" for edge in face.box_xyxy_px)]

@@ -501,5 +501,6 @@ def face_json(face: TrackedFace, labels: tuple[str, ...]) -> dict[str, Any]:
         "confidence": round(face.confidence, 4),
         "uncertain": face.uncertain,
         "detected": face.detected,
+        "seen": face.seen,
         "probabilities": {label: round(value, 4) for label, value in zip(labels, face.probabilities, strict=True)},
     }

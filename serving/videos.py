@@ -37,7 +37,7 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 CHECKPOINT_S = 5.0
 #: Frames a second of a drawn film: those of the film itself, as far as players like them.
 _DRAWN_FPS = (10.0, 60.0)
-_STATE_FORMAT = 2
+_STATE_FORMAT = 3
 
 
 def is_video(path: str | os.PathLike) -> bool:
@@ -192,7 +192,8 @@ class GrowingTable:
         return self.video > 0 or self.frame > 0
 
     def add(self, number: int, time_s: float, faces: Sequence[TrackedFace]) -> None:
-        """Write the rows of one frame."""
+        """Write the rows of one frame; of faces that were not seen in it there is none."""
+        faces = [face for face in faces if face.seen]
         start = [self._names[self.video], "ok" if faces else "no face", number, f"{time_s:.4f}"]
         rows: list[list[object]] = []
         for face in faces:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,33 @@ from fer_keras.types import TrackedFace
 #: How far another label must be ahead before it takes the place of the one shown.
 LABEL_LEAD = 0.1
 
+# Cuts of a film. "Likeness" is the correlation of two frames' brightness in so many places, so that light switched on is no cut.
+_PLACES = (18, 32)
+_CUT_BELOW = 0.45  # two frames less alike than this are of different shots,
+_CUT_DROP = 0.3  # if the two before them were so much more alike: what moves quickly does so for a while
+_CUT_WITHIN_S = 0.15  # and they are this close in time
+_SAME_SHOT_FROM = 0.6  # a shot that is at least this much like one before goes on with it
+_SHOTS_KEPT, _SHOT_KEPT_S = 4, 15.0
+_LEAST_CONTRAST = 2.0  # standard deviation of brightness, 0..255, below which a frame (black, say) tells nothing
+
+
+@dataclass
+class _Shot:
+    """What a film left at a cut: brightness (places,) of its last frame, when that was, and who was in view or remembered."""
+
+    picture: np.ndarray
+    time_s: float
+    tracks: list[Track]
+
+    def state(self) -> dict[str, Any]:
+        tracks = [track.state() for track in self.tracks]
+        return {"picture": self.picture.tolist(), "time_s": self.time_s, "tracks": tracks}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> _Shot:
+        tracks = [Track.restored(each) for each in state["tracks"]]
+        return cls(np.array(state["picture"], np.float64), state["time_s"], tracks)
+
 
 class Analyzer:
     """Detector, tracker and recognizer on one stream. Not for several threads at once; a stream has one analyzer.
@@ -24,6 +52,9 @@ class Analyzer:
     The detector runs every `detect_every_s`. Between, a detector that can (MTCNN) looks again at the known faces alone; with
     another they are carried by their motion. All faces of a frame are recognised by one call of the model. A face that is
     not seen in a frame keeps its values.
+
+    At a cut to another scene all ids end, since who is now where somebody was is somebody else; where the film cuts back to a
+    scene within 15 s, those who are where they were then get their ids back.
 
     recognizer: may be replaced while the stream runs, by another thread too; smoothing then starts anew.
     smoothing_s: time constant in which probabilities are averaged, at any frame rate; 0: each frame for itself.
@@ -58,6 +89,9 @@ class Analyzer:
         self._emotions_of: Recognizer | None = None
         self._time_s: float | None = None
         self._detected_s: float | None = None
+        self._picture: np.ndarray | None = None
+        self._usual = 1.0  # likeness of the last two frames
+        self._shots: list[_Shot] = []
 
     def state(self) -> dict[str, Any]:
         """All that is remembered of the frames until now, as JSON values. With `restore` a break is as if there had been none."""
@@ -66,6 +100,9 @@ class Analyzer:
             "emotions": {str(key): value.state() for key, value in self._emotions.items()},
             "time_s": self._time_s,
             "detected_s": self._detected_s,
+            "picture": None if self._picture is None else self._picture.tolist(),
+            "usual": self._usual,
+            "shots": [shot.state() for shot in self._shots],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -76,6 +113,9 @@ class Analyzer:
             emotions = self._emotions[int(key)] = SmoothedEmotions(self.smoothing_s, LABEL_LEAD)
             emotions.restore(value)
         self._time_s, self._detected_s = state["time_s"], state["detected_s"]
+        self._picture = None if state["picture"] is None else np.array(state["picture"], np.float64)
+        self._usual = state["usual"]
+        self._shots = [_Shot.restored(each) for each in state["shots"]]
 
     def analyze(self, image_rgb: np.ndarray, time_s: float) -> list[TrackedFace]:
         """The faces in the frame at this time of the stream, by id.
@@ -85,9 +125,11 @@ class Analyzer:
         """
         if self._time_s is not None and time_s < self._time_s:
             self.reset()
-        self._time_s = time_s
         start = time.perf_counter()
+        back = self._cut(image_rgb, time_s)
+        self._time_s = time_s
         self._tracker.advance(time_s)
+        self._tracker.come_back(back)
         tracking = time.perf_counter() - start
 
         start = time.perf_counter()
@@ -111,6 +153,27 @@ class Analyzer:
         last. For hiding faces.
         """
         return self._tracker.boxes_xyxy_px
+
+    def _cut(self, image: np.ndarray, time_s: float) -> list[Track]:
+        """Where a cut is before this frame, forget all faces. Returns those of the scene that the film cuts back to, if any."""
+        picture = _brightness(image)
+        if picture is None:
+            return []
+        before, self._picture = self._picture, picture
+        if before is None:
+            return []
+        usual, self._usual = self._usual, _likeness(before, picture)
+        if self._usual > min(_CUT_BELOW, usual - _CUT_DROP) or time_s - self._time_s > _CUT_WITHIN_S:
+            return []
+        self._usual = 1.0
+        known = [shot for shot in self._shots if time_s - shot.time_s <= _SHOT_KEPT_S]
+        back = max(known, key=lambda shot: _likeness(shot.picture, picture), default=None)
+        if back is not None and _likeness(back.picture, picture) < _SAME_SHOT_FROM:
+            back = None
+        known = [shot for shot in known if shot is not back]
+        self._shots = [*known, _Shot(before, self._time_s, self._tracker.leave())][-_SHOTS_KEPT:]
+        self._detected_s = None
+        return [] if back is None else back.tracks
 
     def _look(self, image: np.ndarray, time_s: float) -> float:
         """Find the faces. Returns the seconds that the detector took; the rest is the tracker's."""
@@ -151,8 +214,24 @@ class Analyzer:
             confidence=confidence,
             uncertain=confidence < recognizer.uncertain_below,
             detected=track.detected_s == time_s,
+            seen=not track.missed,
             landmarks_xy_px=track.landmarks_xy_px,
         )
+
+
+def _brightness(image: np.ndarray) -> np.ndarray | None:
+    """uint8 (h, w, 3) -> float64 (places,), mean 0 and standard deviation 1; None where there is nothing to be seen."""
+    (down, across), (height, width) = _PLACES, image.shape[:2]
+    # Four pixels a place: to average all would take longer than to find the faces in a large picture.
+    rows = ((np.arange(2 * down) + 0.5) * height / (2 * down)).astype(int)
+    columns = ((np.arange(2 * across) + 0.5) * width / (2 * across)).astype(int)
+    grey = image[rows[:, None], columns].reshape(down, 2, across, 2, 3).mean(axis=(1, 3, 4)).ravel()
+    contrast = grey.std()
+    return None if contrast < _LEAST_CONTRAST else (grey - grey.mean()) / contrast
+
+
+def _likeness(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one * other).mean())
 
 
 def _inside(track: Track, shape: tuple[int, ...]) -> bool:

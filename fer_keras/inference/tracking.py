@@ -34,6 +34,7 @@ _VELOCITY_S = 0.15  # time over which velocity is averaged
 _DAMPING_S = 0.4  # a face that is not seen is expected to stop
 
 _TENTATIVE_S = 0.7  # a face seen once that is not seen again is forgotten after this
+_FIRST_FRAME_S = 0.04  # how long the first frame of a face counts in its average, before which nothing is known
 
 
 @dataclass
@@ -61,6 +62,18 @@ class Track:
         """Where the face is now, as far as is known."""
         (x, y), (width, height) = self.centre, self.size
         return (float(x - width / 2), float(y - height / 2), float(x + width / 2), float(y + height / 2))
+
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON values, for `restored`; floats come back the same to the last bit."""
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(Track)}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Track:
+        """The track that gave this state."""
+        landmarks = state["landmarks_xy_px"]
+        arrays = {name: np.array(state[name], np.float64) for name in ("centre", "size", "velocity")}
+        points = None if landmarks is None else tuple(tuple(point) for point in landmarks)
+        return cls(**{**state, **arrays, "landmarks_xy_px": points})
 
 
 class Tracker:
@@ -92,12 +105,16 @@ class Tracker:
 
     def state(self) -> dict[str, Any]:
         """All that is known of the faces, as JSON values: `restore` goes on from it as if there had been no break."""
-        tracks = [{each.name: _plain(getattr(track, each.name)) for each in fields(Track)} for track in self._tracks]
-        return {"tracks": tracks, "time_s": self._time_s, "confirmed": self._confirmed, "started": self._started}
+        return {
+            "tracks": [each.state() for each in self._tracks],
+            "time_s": self._time_s,
+            "confirmed": self._confirmed,
+            "started": self._started,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take what `state` gave, of this tracker or of another with the same settings."""
-        self._tracks = [_track(values) for values in state["tracks"]]
+        self._tracks = [Track.restored(values) for values in state["tracks"]]
         self._time_s, self._confirmed, self._started = state["time_s"], state["confirmed"], state["started"]
 
     @property
@@ -107,8 +124,16 @@ class Tracker:
 
     @property
     def visible(self) -> list[Track]:
-        """The faces to show, by id."""
-        return sorted((track for track in self.tracks if track.track_id), key=lambda track: track.track_id)
+        """The faces to show, by id: those seen, and for `carry_s` those looked for in vain, less those behind somebody else."""
+        seen = [track.box_xyxy_px for track in self.tracks if not track.missed]
+
+        def shown(track: Track) -> bool:
+            if not track.missed:
+                return True
+            hidden = any(_overlap(track.box_xyxy_px, box) > _SAME_FACE_OVERLAP for box in seen)
+            return not hidden and self._now() - track.seen_s <= self.carry_s
+
+        return sorted((track for track in self.tracks if track.track_id and shown(track)), key=lambda track: track.track_id)
 
     @property
     def boxes_xyxy_px(self) -> list[tuple[float, float, float, float]]:
@@ -128,8 +153,8 @@ class Tracker:
             )
         self._time_s = time_s
         for track in self._tracks:
-            unseen_s = time_s - track.seen_s
-            if unseen_s > (self.carry_s if track.track_id else _TENTATIVE_S):
+            # Only who was looked for in vain can be gone: where frames are seconds apart, everybody was seen seconds ago.
+            if track.missed and time_s - track.seen_s > (self.carry_s if track.track_id else _TENTATIVE_S):
                 track.lost = True
             if not track.lost:
                 track.centre = track.centre + track.velocity * step_s
@@ -166,14 +191,36 @@ class Tracker:
         return missing
 
     def correct(self, tracks: Sequence[Track], found: Sequence[Detection | None]) -> None:
-        """Take what was found where these tracks are expected; None: nothing."""
-        for track, detection in zip(tracks, found, strict=True):
+        """Take what was found where these tracks are expected; None: nothing.
+
+        Who looks for a face that is behind another finds the one in front: it is of the track that expected it most there.
+        """
+        looked_for = {id(track) for track in tracks}
+        taken = [track.box_xyxy_px for track in self.tracks if not track.missed and id(track) not in looked_for]
+        overlaps = [each and _overlap(track.box_xyxy_px, each.box_xyxy_px) for track, each in zip(tracks, found, strict=True)]
+        answers = [(overlap, track, each) for overlap, track, each in zip(overlaps, tracks, found, strict=True) if each]
+        for track in tracks:
+            track.missed = True
+        for overlap, track, detection in sorted(answers, key=lambda answer: -answer[0]):
             stale = self._now() - track.detected_s > self.redetect_s
-            if detection is None or stale or _overlap(track.box_xyxy_px, detection.box_xyxy_px) < _LEAST_OVERLAP:
-                track.missed = True
-            else:
+            if overlap < _LEAST_OVERLAP or stale:
+                continue
+            if not any(_overlap(detection.box_xyxy_px, box) > _SAME_FACE_OVERLAP for box in taken):
+                taken.append(detection.box_xyxy_px)
                 self._see(track, detection, detected=False)
-        self._drop_doubles()
+
+    def leave(self) -> list[Track]:
+        """Forget all faces, since another scene begins, where ids go on. Returns those with an id, for `come_back`."""
+        left = [track for track in self._tracks if track.track_id]
+        self.reset(ids_go_on=True)
+        return left
+
+    def come_back(self, tracks: Sequence[Track]) -> None:
+        """After `advance`: faces that were here before `leave` get their ids back where they appear about there again."""
+        for track in tracks:
+            track.missed = track.lost = True
+            track.seen_s, track.velocity = self._now(), np.zeros(2)
+        self._tracks.extend(tracks)
 
     def _now(self) -> float:
         if self._time_s is None:
@@ -216,30 +263,10 @@ class Tracker:
         if not track.track_id and gap_s > 0:
             self._confirm(track)
 
-    def _drop_doubles(self) -> None:
-        """Of two tracks that came to be on one face, the older stays."""
-        kept: list[Track] = []
-        for track in sorted(self.tracks, key=lambda each: each.track_id or math.inf):
-            if any(_overlap(track.box_xyxy_px, other.box_xyxy_px) > _SAME_FACE_OVERLAP for other in kept):
-                self._tracks = [other for other in self._tracks if other is not track]
-            else:
-                kept.append(track)
-
 
 def _plain(value: Any) -> Any:
-    """A field of a track as JSON can hold it; floats come back the same to the last bit."""
+    """A field of a track as JSON can hold it."""
     return np.asarray(value).tolist() if isinstance(value, (np.ndarray, np.generic, tuple)) else value
-
-
-def _track(values: Mapping[str, Any]) -> Track:
-    landmarks = values["landmarks_xy_px"]
-    return Track(
-        **{
-            **values,
-            **{name: np.array(values[name], np.float64) for name in ("centre", "size", "velocity")},
-            "landmarks_xy_px": None if landmarks is None else tuple(tuple(point) for point in landmarks),
-        }
-    )
 
 
 def _match_by_overlap(tracks: Sequence[Track], detections: Sequence[Detection]) -> dict[int, int]:
@@ -298,16 +325,21 @@ class SmoothedEmotions:
         self._smoothing_s, self._lead = smoothing_s, lead
         self._time_s = 0.0
         self._shown = 0
+        self._weight = 0.0
         self.probabilities: np.ndarray | None = None
 
     def add(self, probabilities: np.ndarray, time_s: float) -> None:
         """Take the probabilities (classes,) of the frame at this time, which is not before the last one's."""
         fresh = np.asarray(probabilities, np.float64)
+        lasted_s = _FIRST_FRAME_S if self.probabilities is None else time_s - self._time_s
+        kept = math.exp(-lasted_s / self._smoothing_s) if self._smoothing_s > 0 else 0.0
         if self.probabilities is None:
-            self.probabilities, self._shown = fresh, int(fresh.argmax())
-        else:
-            kept = math.exp(-(time_s - self._time_s) / self._smoothing_s) if self._smoothing_s > 0 else 0.0
-            self.probabilities = kept * self.probabilities + (1 - kept) * fresh
+            self.probabilities, self._shown, self._weight = fresh, int(fresh.argmax()), 1 - kept
+        elif kept < 1:
+            # The weights of all frames do not sum to 1 before long: as if they did, the first would count for all before it.
+            weight = kept * self._weight + (1 - kept)
+            self.probabilities = (kept * self._weight * self.probabilities + (1 - kept) * fresh) / weight
+            self._weight = weight
             best = int(self.probabilities.argmax())
             if self.probabilities[best] > self.probabilities[self._shown] + self._lead:
                 self._shown = best
@@ -315,11 +347,11 @@ class SmoothedEmotions:
 
     def state(self) -> dict[str, Any]:
         """What is known, as JSON values, for `restore`."""
-        return {"time_s": self._time_s, "shown": self._shown, "probabilities": _plain(self.probabilities)}
+        return {"time_s": self._time_s, "shown": self._shown, "weight": self._weight, "probabilities": _plain(self.probabilities)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take what `state` gave."""
-        self._time_s, self._shown = state["time_s"], state["shown"]
+        self._time_s, self._shown, self._weight = state["time_s"], state["shown"], state["weight"]
         self.probabilities = None if state["probabilities"] is None else np.array(state["probabilities"], np.float64)
 
     @property

@@ -1,3 +1,4 @@
+import json
 from collections import defaultdict
 
 import numpy as np
@@ -90,7 +91,9 @@ def test_probabilities_follow_a_change_at_the_same_pace_at_every_frame_rate(reco
     for fps in (5, 20):
         analyzer = Analyzer(recognizer, SeenFaces([FACE]), smoothing_s=0.5)
         answers = play(analyzer, [happy] * (fps + 1) + [dull] * fps, fps)
-        expected = ends[1] + (ends[0] - ends[1]) * np.exp(-1 / 0.5)
+        # The mean since the face came, where what is 0.5 s old counts for 1/e; the first frame for 0.04 s.
+        old, new = np.exp(-1 / 0.5) - np.exp(-2.04 / 0.5), 1 - np.exp(-1 / 0.5)
+        expected = (old * ends[0] + new * ends[1]) / (old + new)
         assert np.allclose(answers[-1][0].probabilities, expected, atol=1e-4)
 
 
@@ -117,6 +120,55 @@ def test_who_leaves_the_picture_is_gone_and_who_turns_away_returns(analyzer, pho
     assert ids[5] == [1, 2]
     assert ids[20] == [1]
     assert ids[-1] == [1, 2]
+
+
+def test_a_face_that_is_not_seen_is_told_to_be_where_it_is_expected(analyzer, photograph):
+    empty = photograph.copy()
+    empty[40:200, 150:300] = empty[200:350, 380:505] = 90
+    answers = play(analyzer, [photograph] * 3 + [empty] * 12, fps=12)
+    assert all(face.seen for faces in answers[:3] for face in faces)
+    assert [face.track_id for face in answers[3]] == [1, 2] and not any(face.seen for face in answers[3])
+    assert answers[3][0].probabilities == answers[2][0].probabilities
+    assert answers[-1] == []
+
+
+def shots(photograph):
+    """Two scenes with a face each, at about the same place."""
+    ground = np.linspace(0, 255, 512)[None, :, None] * np.ones((360, 1, 3))
+    one, other = ground.astype(np.uint8), ground[:, ::-1].astype(np.uint8)
+    one[60:180, 170:280] = photograph[60:180, 170:280]
+    other[60:180, 165:275] = photograph[60:180, 170:280][:, ::-1]
+    return one, other
+
+
+def test_at_a_cut_ids_end_and_the_scene_that_comes_back_has_its_own(recognizer, detector, photograph):
+    one, other = shots(photograph)
+    film = [one] * 6 + [other] * 6 + [one] * 6 + [other // 2] * 6
+    asked = []
+    analyzer = Analyzer(recognizer, SeenFaces([FACE]))
+    recognize = recognizer.recognize
+    for index, frame in enumerate(film):
+        if index == 9:  # a break in the middle of a scene changes nothing
+            state = json.loads(json.dumps(analyzer.state()))
+            analyzer = Analyzer(recognizer, SeenFaces([FACE]))
+            analyzer.restore(state)
+        (face,) = analyzer.analyze(frame, index / 12)
+        asked.append(face)
+    assert [face.track_id for face in asked] == [1] * 6 + [2] * 6 + [1] * 6 + [2] * 6
+    # Nothing of the scene before is averaged in.
+    assert np.allclose(asked[6].probabilities, recognize(other, [asked[6].box_xyxy_px])[0], atol=1e-3)
+    lit = play(Analyzer(recognizer, SeenFaces([FACE])), [one // 4, one, one // 2, one], fps=12)
+    assert [face.track_id for (face,) in lit] == [1] * 4  # light alone is no cut
+    slow = play(Analyzer(recognizer, SeenFaces([FACE])), [one, other, one], fps=2)
+    assert [face.track_id for (face,) in slow] == [1] * 3  # between frames so far apart the camera may have turned
+
+
+def test_a_third_scene_has_new_ids(recognizer, photograph):
+    one, other = shots(photograph)
+    third = np.broadcast_to(np.linspace(0, 255, 360)[:, None, None], one.shape).astype(np.uint8)
+    film = [one] * 4 + [other] * 4 + [third] * 4
+    answers = play(Analyzer(recognizer, SeenFaces([FACE])), film, fps=12)
+    assert [face.track_id for (face,) in answers] == [1] * 4 + [2] * 4 + [3] * 4
 
 
 def test_wrong_settings_and_pictures_are_told(recognizer, detector, analyzer):

@@ -26,7 +26,7 @@ def follow(tracker, moments):
 
 
 def middle(track):
-    x1, y1, x2, y2 = track.box_xyxy_px
+    x1, y1, x2, y2 = track.box_xyxy_px  # of a detection, too
     return (x1 + x2) / 2, (y1 + y2) / 2
 
 
@@ -137,12 +137,54 @@ def test_a_face_that_the_detector_never_finds_again_does_not_live_on_corrections
     assert 1.0 < lived < 1.7
 
 
-def test_two_tracks_on_one_face_become_one():
-    tracker = Tracker()
+def test_of_two_tracks_on_one_face_the_one_that_fits_better_stays():
+    tracker = Tracker(carry_s=0.5)
     follow(tracker, [(0.0, [face(100, 100), face(130, 100)])])
-    tracker.advance(0.1)
-    tracker.correct(tracker.tracks, [face(105, 100), face(112, 100)])
-    assert [track.track_id for track in tracker.visible] == [1]
+    shown = []
+    for step in range(1, 9):
+        tracker.advance(0.1 * step)
+        tracker.correct(tracker.tracks, [face(127, 100)] * len(tracker.tracks))
+        shown.append([track.track_id for track in tracker.visible])
+    assert shown[0] == [1, 2] and shown[-1] == [2]
+    assert [track.missed for track in tracker.tracks] == [False]
+
+
+@pytest.mark.parametrize("in_front", [1, 2])
+@pytest.mark.parametrize("fps", [10, 25])
+def test_who_passes_behind_somebody_keeps_the_id(in_front, fps):
+    """Two faces cross; who is behind can't be seen, and who looks there finds the face in front."""
+    tracker = Tracker()
+    detected_s = -1.0
+
+    def overlap(one, other):
+        shared = np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None).prod()
+        return shared / (np.prod(np.subtract(one[2:], one[:2])) + np.prod(np.subtract(other[2:], other[:2])) - shared)
+
+    for frame in range(4 * fps):
+        now = frame / fps
+        people = {1: face(60 + 90 * now, 100, 80), 2: face(420 - 90 * now, 104, 80)}
+        covered = overlap(people[1].box_xyxy_px, people[2].box_xyxy_px) > 0.25
+        seen = [people[in_front]] if covered else list(people.values())
+        tracker.advance(now)
+        tracks = tracker.tracks
+        if now - detected_s >= 0.2 - 1e-6:
+            tracks, detected_s = tracker.update(seen), now
+        near = [max(seen, key=lambda each: overlap(each.box_xyxy_px, track.box_xyxy_px)) for track in tracks]
+        found = [each if overlap(each.box_xyxy_px, t.box_xyxy_px) > 0.1 else None for each, t in zip(near, tracks, strict=True)]
+        tracker.correct(tracks, found)
+        for track in tracker.visible:
+            if not track.missed:
+                assert abs(middle(track)[0] - middle(people[track.track_id])[0]) < 15, now
+    assert [track.track_id for track in tracker.visible if not track.missed] == [1, 2]
+
+
+@pytest.mark.parametrize("every_s", [0.5, 0.75, 1.0, 3.5])
+def test_who_comes_later_is_shown_however_far_apart_frames_are(every_s):
+    here, later = face(100, 100), face(300, 100)
+    moments = [(step * every_s, [here] if step < 3 else [here, later]) for step in range(7)]
+    assert follow(Tracker(), moments) == [[1]] * 4 + [[1, 2]] * 3
+    gone = [(step * every_s, [] if step > 1 else [here]) for step in range(6)]
+    assert follow(Tracker(carry_s=0.3), gone) == [[1]] * 2 + [[]] * 4
 
 
 def test_after_a_reset_ids_start_from_one_and_time_may_start_again():
@@ -184,6 +226,7 @@ def test_pairs_are_as_many_as_possible_and_then_the_cheapest():
 @pytest.mark.parametrize("fps", [5, 10, 25, 100])
 def test_smoothing_is_the_same_at_every_frame_rate(fps):
     emotions = SmoothedEmotions(smoothing_s=0.5, lead=0.1)
+    emotions.add(np.array([1.0, 0.0]), -20.0)
     emotions.add(np.array([1.0, 0.0]), 0.0)
     for frame in range(1, 2 * fps + 1):
         emotions.add(np.array([0.0, 1.0]), frame / fps)
@@ -192,9 +235,23 @@ def test_smoothing_is_the_same_at_every_frame_rate(fps):
     assert emotions.probabilities == pytest.approx([math.exp(-4), 1 - math.exp(-4)])
 
 
+@pytest.mark.parametrize("fps", [5, 10, 25, 60])
+def test_a_wrong_first_frame_is_soon_outweighed(fps):
+    emotions = SmoothedEmotions(smoothing_s=0.5, lead=0.1)
+    emotions.add(np.array([0.9, 0.1]), 0.0)
+    for frame in range(1, fps + 1):
+        emotions.add(np.array([0.1, 0.9]), frame / fps)
+        if frame / fps >= 0.2:
+            assert emotions.shown == 1
+    # The first counts for 0.04 s before it, an age of a second for exp(-2).
+    first, others = math.exp(-1 / 0.5) - math.exp(-1.04 / 0.5), 1 - math.exp(-1 / 0.5)
+    assert emotions.probabilities[0] == pytest.approx((0.9 * first + 0.1 * others) / (first + others))
+
+
 def test_smoothing_does_not_depend_on_how_regular_frames_come():
     times = np.sort(np.random.default_rng(1).uniform(0, 1.5, 30))
     emotions = SmoothedEmotions(smoothing_s=0.4, lead=0.1)
+    emotions.add(np.array([0.2, 0.8]), -20.0)
     emotions.add(np.array([0.2, 0.8]), 0.0)
     for time_s in [*times, 1.5]:
         emotions.add(np.array([0.9, 0.1]), time_s)
