@@ -64,28 +64,35 @@ class Result:
 
 
 def find_pictures(
-    named: Sequence[str], recursive: bool = False, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, what: str = "picture"
+    named: Sequence[str],
+    recursive: bool = False,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+    what: str = "picture",
+    but: Path | None = None,
 ) -> list[Picture]:
     """The pictures that paths, folders and patterns name, each once, in the order named, those of a folder by name.
 
     A folder gives its files that are called like pictures, with `recursive` those of its folders too. A pattern (*, ?, [...],
-    ** for folders in between) is read where no file is called so. A file that is named itself is always taken.
-    suffixes: what pictures are called, lower case; `what` says it in errors.
+    ** for folders in between) is read where no file is called so. A file that is named itself is always taken; hidden ones of
+    folders are not. suffixes: what pictures are called, lower case; `what` says it in errors. but: a folder whose files are
+    taken only where it or they are named, since results go there.
     Raises DataError where a path does not exist, a pattern fits nothing, or a folder has no picture.
     """
     found: dict[Path, Picture] = {}
+    but = but and but.resolve()
     for text in named:
         path = Path(text if os.path.exists(text) else os.path.expanduser(text))
         if path.exists():
             matches = [path]
         elif glob.has_magic(text):
             matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(text), recursive=True))]
+            matches = [match for match in matches if but is None or not match.resolve().is_relative_to(but)]
             if not matches:
                 raise DataError(f"no file fits the pattern {text!r}; quotes keep a pattern as it is, spelling and folder count")
         else:
             raise DataError(f"{text} does not exist; name pictures, folders or patterns such as 'photos/*.jpg'")
         for match in matches:
-            inside = list(_in_folder(match, recursive, suffixes)) if match.is_dir() else [Picture(match, Path(match.name))]
+            inside = list(_in_folder(match, recursive, suffixes, but)) if match.is_dir() else [Picture(match, Path(match.name))]
             if not inside and len(matches) == 1:
                 more = "" if recursive else "; with --recursive its folders are searched too"
                 raise DataError(f"{match} has no {what} in it ({', '.join(suffixes)}){more}")
@@ -96,11 +103,11 @@ def find_pictures(
     return list(found.values())
 
 
-def _in_folder(folder: Path, recursive: bool, suffixes: tuple[str, ...]) -> Iterator[Picture]:
+def _in_folder(folder: Path, recursive: bool, suffixes: tuple[str, ...], but: Path | None) -> Iterator[Picture]:
     for inside, folders, files in os.walk(folder):
-        folders[:] = sorted(folders) if recursive else []
+        folders[:] = sorted(name for name in folders if (Path(inside) / name).resolve() != but) if recursive else []
         for name in sorted(files):
-            if name.lower().endswith(suffixes):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
                 path = Path(inside) / name
                 yield Picture(path, path.relative_to(folder))
 

@@ -134,7 +134,7 @@ def _find(args: argparse.Namespace) -> tuple[list[Picture], bool]:
         "pictures": (IMAGE_SUFFIXES, "picture"),
         "videos": (videos.VIDEO_SUFFIXES, "video"),
     }[args.only]
-    files = find_pictures(args.paths, args.recursive, suffixes, what)
+    files = find_pictures(args.paths, args.recursive, suffixes, what, but=Path(args.draw) if args.draw else None)
     if args.only is not None:
         # A file that is named itself is taken whatever it is called, unless it is called like the other kind.
         others = videos.VIDEO_SUFFIXES if args.only == "pictures" else IMAGE_SUFFIXES

@@ -346,7 +346,8 @@ def draw_video(source: Path, rows: Iterable[FrameRows], labels: Sequence[str], t
     following = next(coming, None)
     latest: FrameRows | None = None
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.part.mp4")  # OpenCV tells the format by the name
+    # OpenCV tells the format by the name, which is always the same, so that what a kill leaves is written over by the next.
+    temporary = target.with_name(f".{target.stem}.part.mp4")
     try:
         with VideoReader(source) as reader:
             fps = min(max(1 / reader.clock.step_s, _DRAWN_FPS[0]), _DRAWN_FPS[1])

@@ -238,6 +238,20 @@ def test_copies_of_one_name_get_numbers(tmp_path):
     assert [target.name for target in planned.values()] == ["x.png", "x-2.png"]
 
 
+def test_results_in_the_folder_that_is_read_are_not_taken_for_originals(tmp_path):
+    out = tmp_path / "annotated"
+    for name in ("a.png", "sub/b.png", "._a.png", "annotated/a.png", "annotated/deep/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(*named):
+        return sorted(str(each.path.relative_to(tmp_path)) for each in pictures.find_pictures(named, True, but=out))
+
+    assert found(str(tmp_path)) == found(str(tmp_path / "**" / "*.png")) == ["a.png", "sub/b.png"]
+    assert found(str(out)) == ["annotated/a.png", "annotated/deep/c.png"]
+    assert found(str(out / "a.png"), str(tmp_path / "._a.png")) == ["._a.png", "annotated/a.png"]
+
+
 def test_small_faces_are_enlarged_until_a_label_can_be_read():
     face = np.full((48, 40, 3), 128, np.uint8)
     drawn = draw_faces(face, [(0, 0, 40, 48)], ["happiness 98%"], ["#0072b2"])
