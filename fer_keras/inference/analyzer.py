@@ -90,6 +90,7 @@ class Analyzer:
         self._time_s: float | None = None
         self._detected_s: float | None = None
         self._picture: np.ndarray | None = None
+        self._peopled: np.ndarray | None = None  # the last frame of this shot in which somebody was seen
         self._usual = 1.0  # likeness of the last two frames
         self._shots: list[_Shot] = []
 
@@ -101,6 +102,7 @@ class Analyzer:
             "time_s": self._time_s,
             "detected_s": self._detected_s,
             "picture": None if self._picture is None else self._picture.tolist(),
+            "peopled": None if self._peopled is None else self._peopled.tolist(),
             "usual": self._usual,
             "shots": [shot.state() for shot in self._shots],
         }
@@ -114,6 +116,7 @@ class Analyzer:
             emotions.restore(value)
         self._time_s, self._detected_s = state["time_s"], state["detected_s"]
         self._picture = None if state["picture"] is None else np.array(state["picture"], np.float64)
+        self._peopled = None if state["peopled"] is None else np.array(state["peopled"], np.float64)
         self._usual = state["usual"]
         self._shots = [_Shot.restored(each) for each in state["shots"]]
 
@@ -136,6 +139,8 @@ class Analyzer:
         spent = self._look(image_rgb, time_s)
         found = time.perf_counter() - start
         faces = [track for track in self._tracker.visible if _inside(track, image_rgb.shape)]
+        if any(not track.missed for track in faces):
+            self._peopled = self._picture
 
         start = time.perf_counter()
         recognizer = self.recognizer  # another thread may put in another one meanwhile
@@ -166,6 +171,9 @@ class Analyzer:
         if self._usual > min(_CUT_BELOW, usual - _CUT_DROP) or time_s - self._time_s > _CUT_WITHIN_S:
             return []
         self._usual = 1.0
+        if self._peopled is not None and _likeness(self._peopled, picture) >= _SAME_SHOT_FROM:
+            return []  # what stood before the camera is gone
+        self._peopled = None
         known = [shot for shot in self._shots if time_s - shot.time_s <= _SHOT_KEPT_S]
         back = max(known, key=lambda shot: _likeness(shot.picture, picture), default=None)
         if back is not None and _likeness(back.picture, picture) < _SAME_SHOT_FROM:
