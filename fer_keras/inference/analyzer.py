@@ -24,6 +24,7 @@ _CUT_BELOW = 0.45  # two frames less alike than this are of different shots,
 _CUT_DROP = 0.3  # if the two before them were so much more alike: what moves quickly does so for a while
 _CUT_WITHIN_S = 0.15  # and they are this close in time
 _SAME_SHOT_FROM = 0.6  # a shot that is at least this much like one before goes on with it
+_RECENT_EVERY_S, _RECENT_KEPT = 0.5, 7  # what is like one of these is this shot still, in which faces are remembered for 3 s
 _SHOTS_KEPT, _SHOT_KEPT_S = 4, 15.0
 _LEAST_CONTRAST = 2.0  # standard deviation of brightness, 0..255, below which a frame (black, say) tells nothing
 
@@ -90,7 +91,7 @@ class Analyzer:
         self._time_s: float | None = None
         self._detected_s: float | None = None
         self._picture: np.ndarray | None = None
-        self._peopled: np.ndarray | None = None  # the last frame of this shot in which somebody was seen
+        self._recent: list[tuple[float, np.ndarray]] = []  # (time, picture) now and then, of this shot
         self._usual = 1.0  # likeness of the last two frames
         self._shots: list[_Shot] = []
 
@@ -102,7 +103,7 @@ class Analyzer:
             "time_s": self._time_s,
             "detected_s": self._detected_s,
             "picture": None if self._picture is None else self._picture.tolist(),
-            "peopled": None if self._peopled is None else self._peopled.tolist(),
+            "recent": [[time_s, picture.tolist()] for time_s, picture in self._recent],
             "usual": self._usual,
             "shots": [shot.state() for shot in self._shots],
         }
@@ -116,7 +117,7 @@ class Analyzer:
             emotions.restore(value)
         self._time_s, self._detected_s = state["time_s"], state["detected_s"]
         self._picture = None if state["picture"] is None else np.array(state["picture"], np.float64)
-        self._peopled = None if state["peopled"] is None else np.array(state["peopled"], np.float64)
+        self._recent = [(time_s, np.array(picture, np.float64)) for time_s, picture in state["recent"]]
         self._usual = state["usual"]
         self._shots = [_Shot.restored(each) for each in state["shots"]]
 
@@ -139,8 +140,6 @@ class Analyzer:
         spent = self._look(image_rgb, time_s)
         found = time.perf_counter() - start
         faces = [track for track in self._tracker.visible if _inside(track, image_rgb.shape)]
-        if any(not track.missed for track in faces):
-            self._peopled = self._picture
 
         start = time.perf_counter()
         recognizer = self.recognizer  # another thread may put in another one meanwhile
@@ -167,13 +166,15 @@ class Analyzer:
         before, self._picture = self._picture, picture
         if before is None:
             return []
+        if not self._recent or self._time_s - self._recent[-1][0] >= _RECENT_EVERY_S:
+            self._recent = [*self._recent, (self._time_s, before)][-_RECENT_KEPT:]
         usual, self._usual = self._usual, _likeness(before, picture)
         if self._usual > min(_CUT_BELOW, usual - _CUT_DROP) or time_s - self._time_s > _CUT_WITHIN_S:
             return []
         self._usual = 1.0
-        if self._peopled is not None and _likeness(self._peopled, picture) >= _SAME_SHOT_FROM:
+        if any(_likeness(recent, picture) >= _SAME_SHOT_FROM for _, recent in self._recent):
             return []  # what stood before the camera is gone
-        self._peopled = None
+        self._recent = []
         known = [shot for shot in self._shots if time_s - shot.time_s <= _SHOT_KEPT_S]
         back = max(known, key=lambda shot: _likeness(shot.picture, picture), default=None)
         if back is not None and _likeness(back.picture, picture) < _SAME_SHOT_FROM:

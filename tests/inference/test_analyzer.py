@@ -165,8 +165,10 @@ def test_at_a_cut_ids_end_and_the_scene_that_comes_back_has_its_own(recognizer, 
 
 def test_what_stood_before_the_camera_for_a_while_ends_no_ids(analyzer, photograph):
     hidden = np.linspace(250, 0, 360)[:, None, None] * np.ones(photograph.shape)
-    coming = [(photograph * (1 - share) + hidden * share).astype(np.uint8) for share in np.linspace(0.1, 1, 10)]
-    answers = play(analyzer, [photograph] * 3 + coming + [coming[-1]] * 9 + [photograph] * 4, fps=12)
+    # It comes in from the left, and is gone at once.
+    edges = np.arange(512)[None, :, None]
+    coming = [np.where(edges < edge, hidden, photograph).astype(np.uint8) for edge in range(64, 513, 64)]
+    answers = play(analyzer, [photograph] * 3 + coming + [coming[-1]] * 10 + [photograph] * 4, fps=12)
     assert [face.track_id for face in answers[2]] == [face.track_id for face in answers[-1]] == [1, 2]
     assert answers[20] == []
 
