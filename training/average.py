@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 def average(runs: Sequence[RunFolder], settings: TrainConfig, out: Path) -> RunFolder:
     """A new, finished run folder with the mean of the best weights of runs, whole or not at all.
 
-    settings: what it records as its own. It trained on all that the runs trained on, and is validated on what was validation to
-    all. Raises ConfigError where the runs do not go together, FerError where one is not finished or `out` is there, ModelError
-    where weights can't be read.
+    settings: what it records as its own. It trained on all that the runs trained on, had learnt before what any of them had, was
+    taught by all that taught them, and is validated on what was validation to all. Raises ConfigError where the runs do not go
+    together, FerError where one is not finished or `out` is there, ModelError where weights can't be read.
     """
     from fer_keras.data.dataset import same_data
+    from training import scoring
     from training.run_folder import WHICH, RunFolder, taken
+    from training.train import taught_by
 
     if not may_be_replaced(out):
         raise FerError(taken(out))
@@ -58,21 +60,36 @@ def average(runs: Sequence[RunFolder], settings: TrainConfig, out: Path) -> RunF
         raise ConfigError(
             "each of the validation faces of one of these runs was used to train another; nothing is left to judge by"
         )
+    before = np.unique(np.concatenate([scoring.rows_before(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]))
     model, *others = (run.load_model("best") for run in runs)
     members = [member.get_weights() for member in (model, *others)]
     model.set_weights([np.mean(each, axis=0) for each in zip(*members, strict=True)])
     settings = dataclasses.replace(settings, out=str(out))
     try:
         with whole_folder(out) as folder:  # half a mean would pass for a training to go on with
-            made = RunFolder.create(
-                folder, settings.to_dict(), first.spec, datasets[0], {"train": train, "validation": validation}
-            )
+            rows = {"train": train, "validation": validation}
+            made = RunFolder.create(folder, settings.to_dict(), first.spec, datasets[0], rows, before)
             for which in WHICH:
                 model.save_weights(folder / f"{which}.weights.h5")
-            made.update_metrics(mean_of=[run.name for run in runs], n_train=len(train), n_validation=len(validation))
+            made.update_metrics(
+                mean_of=[run.name for run in runs],
+                taught_by=_joined([taught_by(run) for run in runs]),
+                n_train=len(train),
+                n_validation=len(validation),
+            )
     except FileExistsError:
         raise FerError(taken(out)) from None  # another process took the name meanwhile
     return RunFolder.open(out)
+
+
+def _joined(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Facts of several in one: under each name its value, or a list of those that there are."""
+    joined: dict[str, Any] = {}
+    for name in dict.fromkeys(name for one in told for name in one):
+        values = [one[name] for one in told if name in one]
+        flat = list(dict.fromkeys(item for value in values for item in (value if isinstance(value, list) else [value])))
+        joined[name] = flat[0] if len(flat) == 1 else flat
+    return joined
 
 
 def build_parser() -> cli.CommandParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +57,15 @@ def save_weights(model: keras.Model, path: Path) -> None:
         raise FerError(f"can't write {path}: {error}; make room and go on with --resume") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def copy_weights(source: Path, target: Path) -> None:
+    """Copy a file of weights, whole or not at all."""
+    try:
+        with source.open("rb") as original, writing_whole(target) as copy:
+            shutil.copyfileobj(original, copy)
+    except OSError as error:
+        raise FerError(f"can't write {target}: {error}; make room and go on with --resume") from error
 
 
 def save_state(net: keras.Model, path: Path) -> None:

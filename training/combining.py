@@ -104,7 +104,7 @@ class Faces:
 
     fit_rows, fit_truth: labelled validation faces that no member was trained on; may be none.
     rows, truth: those that are scored. split: what they are. parts: (positions in fit_rows, positions in rows): what is fitted on
-    the first is scored on the second. notes: what a reader should know.
+    the first is scored on the second. notes: what a reader should know. learnt: how many of the scored faces members learnt from.
     """
 
     protocol: str
@@ -115,6 +115,7 @@ class Faces:
     truth: np.ndarray
     parts: list[tuple[np.ndarray, np.ndarray]]
     notes: list[str]
+    learnt: int = 0
 
 
 def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str | None, seed: int = 0) -> Faces:
@@ -163,7 +164,8 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
     rows, truth = labelled[split]
     none = np.empty(0, np.int64)
     notes.append(f"members were trained on faces that are scored here ({split}); all figures flatter, and no weights are fitted")
-    return Faces(protocol, split, none, none, rows, truth, [(none, np.arange(len(rows)))], notes)
+    learnt = int(np.isin(rows, trained).sum())
+    return Faces(protocol, split, none, none, rows, truth, [(none, np.arange(len(rows)))], notes, learnt)
 
 
 def _learnt_from(member: Member, dataset: FaceDataset) -> tuple[np.ndarray | None, object]:
@@ -235,18 +237,21 @@ def crossfitted(
 
     Weights and temperature come from other faces than those they are applied to. chosen: members, by position; None: all.
     """
-    from fer_keras.evaluation.calibration import apply_temperature, fit_temperature
+    from fer_keras.evaluation.calibration import apply_temperature, fit_temperature, why_no_temperature
     from fer_keras.inference import ensemble
 
     fit, score = (part if chosen is None else part[list(chosen)] for part in (answers.fit, answers.score))
     combined = np.empty(score.shape[1:])
-    calibrated = np.empty(score.shape[1:])
+    calibrated: np.ndarray | None = np.empty(score.shape[1:])
     for known, asked in faces.parts:
         weights = ensemble.fit(fit[:, known], faces.fit_truth[known], how)
         combined[asked] = ensemble.combine(score[:, asked], how, weights)
-        if len(known):
-            temperature = fit_temperature(ensemble.combine(fit[:, known], how, weights), faces.fit_truth[known])
-            calibrated[asked] = apply_temperature(combined[asked], temperature)
+        if calibrated is not None and len(known):
+            said, truth = ensemble.combine(fit[:, known], how, weights), faces.fit_truth[known]
+            if why_no_temperature(said, truth):
+                calibrated = None
+            else:
+                calibrated[asked] = apply_temperature(combined[asked], fit_temperature(said, truth))
     return combined, calibrated if len(faces.fit_rows) else None
 
 
@@ -256,7 +261,7 @@ def combine_members(members: Sequence[Member], dataset: FaceDataset, plan: Plan,
     Returns the folder of the exported ensemble. Raises TrainingError where fewer than two members are left.
     """
     cli.import_tensorflow()
-    from fer_keras.evaluation.calibration import fit_temperature
+    from fer_keras.evaluation.calibration import fit_temperature, no_temperature_note, why_no_temperature
     from fer_keras.inference import ensemble
 
     settings = TrainConfig.from_dict(plan.settings)
@@ -298,6 +303,13 @@ def combine_members(members: Sequence[Member], dataset: FaceDataset, plan: Plan,
     ways = COMBINATIONS if len(faces.fit_rows) else ("mean", "vote")
     weights = {how: ensemble.fit(answers.fit, faces.fit_truth, how) for how in ways}
     result, predictions = _figures(members, labels, parameters, dataset, faces, answers, weights, plan)
+    shares, temperature = weights[plan.combine], 1.0
+    if len(faces.fit_rows):
+        said = ensemble.combine(answers.fit, plan.combine, shares)
+        if why := why_no_temperature(said, faces.fit_truth):
+            result["notes"].append(no_temperature_note("the ensemble", why))
+        else:
+            temperature = fit_temperature(said, faces.fit_truth)
     result = {**result, "dropped": dropped, "out": str(out)}
     write_json(out / "metrics.json", result)
     ensemble_report.write_tables(out, result, predictions)
@@ -305,10 +317,6 @@ def combine_members(members: Sequence[Member], dataset: FaceDataset, plan: Plan,
     print(ensemble_report.summary_text(result))
     print(f"Report: {out / 'report.html'}")
 
-    shares = weights[plan.combine]
-    temperature = 1.0
-    if len(faces.fit_rows):
-        temperature = fit_temperature(ensemble.combine(answers.fit, plan.combine, shares), faces.fit_truth)
     exported = _export(members, shares, temperature, result, dataset, settings, plan)
     write_json(out / "metrics.json", {**result, "temperature": temperature, "exported": str(exported)})
     return exported
@@ -399,6 +407,7 @@ def _figures(
         "split": faces.split,
         "n": len(truth),
         "n_fit": len(faces.fit_rows),
+        "n_learnt": faces.learnt,
         "labels": list(labels),
         "data": {"name": dataset.name, "path": str(dataset.path), "fingerprint": dataset.fingerprint},
         "seed": plan.settings["seed"],
@@ -458,7 +467,8 @@ def _export(
         }
         for index, weight in zip(used, spec.options["weights"], strict=True)
     ]
-    figure = train.figure_entry(result["combinations"][plan.combine], dict(result), dataset.name)
+    entry = {**result["combinations"][plan.combine], "n_learnt": result["n_learnt"]}
+    figure = train.figure_entry(entry, dict(result), dataset.name)
     metadata = {
         "labels": list(inside[0].labels),
         "crop_margin": float(dataset.info.get("crop_margin") or 0.0),

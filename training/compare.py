@@ -14,7 +14,7 @@ from fer_keras.cli import CommandParser, run
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError
 from fer_keras.evaluation.paired import mcnemar, persons_note
-from fer_keras.evaluation.resampling import holm
+from fer_keras.evaluation.resampling import holm, person_units
 from fer_keras.files import write_json
 from training import scoring
 from training.scoring import ScoredModel
@@ -44,8 +44,8 @@ def compare(
 
     Returns {"protocol", "split", "n", "data", "notes", "models": {key: {accuracy, accuracy_ci95, macro_f1, ece, log_loss,
     parameters, and where some persons have several faces accuracy_ci95_identities}}, "pairs": [{first, second,
-    accuracy_difference, only_first, only_second, p, p_holm, verdict}], "settings": {name: {run: value}}}. Raises ConfigError
-    for fewer than two models or where their faces differ.
+    accuracy_difference, only_first, only_second, p, p_holm, verdict}], "exchanged": "persons" or "faces", what the tests
+    exchange, "settings": {name: {run: value}}}. Raises ConfigError for fewer than two models or where their faces differ.
     """
     from fer_keras.evaluation.classification import classification_metrics
 
@@ -82,6 +82,7 @@ def compare(
         "notes": notes,
         "models": entries,
         "pairs": pairs,
+        "exchanged": "faces" if person_units(people) is None else "persons",
         "settings": differing_settings({model.key: _settings(model.run) for model in models if model.run is not None}),
     }
 
@@ -126,8 +127,7 @@ def comparison_text(result: Mapping[str, Any]) -> str:
         }
         for pair in result["pairs"]
     ]
-    over_people = any("accuracy_ci95_identities" in entry for entry in result["models"].values())
-    tests = "paired tests, whole persons exchanged" if over_people else "paired exact McNemar tests"
+    tests = "paired tests, whole persons exchanged" if result["exchanged"] == "persons" else "paired exact McNemar tests"
     parts.append(f"{tests}\n" + _table(pairs))
     if result["notes"]:
         parts.append("\n".join(f"note: {note}" for note in result["notes"]))

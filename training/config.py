@@ -18,16 +18,8 @@ if TYPE_CHECKING:
     from fer_keras.data.pipeline import Augmentation, Mixing
 
 TWO_PHASES = ("densenet121", "densenet169", "densenet201")
-#: Settings of a training with a frozen backbone, and of pictures that are varied and used for nothing else.
-_OF_PHASES = (
-    "frozen_epochs",
-    "finetune_epochs",
-    "finetune_lr",
-    "unfreeze_blocks",
-    "frozen_features",
-    "frozen_batch_size",
-    "feature_views",
-)
+#: How pictures are varied: what makes the new pictures of `--balance-by augment` too, and what does not.
+_OF_NEW = ("flip", "rotate", "shift", "brightness", "contrast")
 _OF_VARIED = ("zoom", "erase", "dark", "blur", "noise")
 
 
@@ -114,7 +106,7 @@ class TrainConfig:
     patience: int = _setting(0, "stop after so many epochs without a better validation loss; 0: never (frozen: 5)", type=int)
     best_after: int | None = _setting(
         None,
-        "look for the best model after this epoch, in each phase; default 10, lower for short runs",
+        "look for the best model after this epoch, counted over both phases; default 10, lower for short runs",
         type=int,
     )
     label_smoothing: float = _setting(0.0, "share of the target spread over all classes", type=float)
@@ -254,6 +246,16 @@ class TrainConfig:
     def two_phases(self) -> bool:
         """Whether the architecture has a pretrained backbone: frozen first, then fine-tuned."""
         return self.arch in TWO_PHASES
+
+    @property
+    def most_epochs(self) -> int:
+        """Epochs of all phases, of resolved settings."""
+        return self.frozen_epochs + self.finetune_epochs if self.two_phases else self.epochs
+
+    @property
+    def sees_pictures(self) -> bool:
+        """Whether some epoch is given pictures, not the features of a frozen backbone alone; of resolved settings."""
+        return not self.two_phases or self.finetune_epochs > 0 or self.frozen_features == "live"
 
     def resolved(self) -> TrainConfig:
         """The same settings with the defaults of the architecture filled in."""
@@ -470,22 +472,43 @@ def refuse_idle(names: Iterable[str], *trainings: TrainConfig) -> None:
 
     names: `given_settings`, what is on the command line; a file may hold more, for the command line to change.
     """
+    resolved = [one.resolved() for one in trainings]
 
     def used(by: Callable[[TrainConfig], object]) -> bool:
-        return any(by(one) for one in trainings)
+        return any(by(one) for one in resolved)
 
-    two_phases = used(lambda one: one.two_phases)
-    varied = used(lambda one: one.augment or one.balance_by == "augment")  # which makes new pictures in any case
+    def is_varied(one: TrainConfig) -> bool:
+        return one.augment and bool(one.sees_pictures or one.feature_views)
+
+    phases = "a densenet, whose backbone is frozen and then fine-tuned"
+    frozen = used(lambda one: one.two_phases and one.frozen_epochs)
+    stored = used(lambda one: one.two_phases and one.frozen_epochs and one.frozen_features == "cached" and one.augment)
+    tuned = used(lambda one: one.two_phases and one.frozen_epochs and one.finetune_epochs)
+    if used(lambda one: one.augment):
+        varied = "varied pictures, and cached features are of pictures as they are; give --feature-views too"
+    else:
+        varied = "varied pictures; leave out --no-augment"
+    makes_new = used(lambda one: one.balance_by == "augment")
     needs = {
         "dro_step": (used(lambda one: one.balance_by == "dro"), "--balance-by dro"),
         "balance_power": (used(lambda one: one.balance), "--balance, such as --balance label"),
-        **dict.fromkeys(_OF_PHASES, (two_phases, "a densenet, whose backbone is frozen and then fine-tuned")),
-        **dict.fromkeys(_OF_VARIED, (varied, "varied pictures; leave out --no-augment")),
+        "weight_decay": (used(lambda one: one.optimizer == "adamw"), "--optimizer adamw"),
+        **dict.fromkeys(("frozen_epochs", "finetune_epochs"), (used(lambda one: one.two_phases), phases)),
+        **dict.fromkeys(("finetune_lr", "unfreeze_blocks"), (tuned, phases)),
+        **dict.fromkeys(("frozen_features", "frozen_batch_size"), (frozen, "a densenet with frozen epochs")),
+        "batch_size": (used(lambda one: not one.two_phases or one.finetune_epochs), "other epochs; give --frozen-batch-size"),
+        "feature_views": (stored, "a densenet with frozen epochs, whose cached features are of varied pictures too"),
+        **dict.fromkeys(("mixup", "cutmix"), (used(lambda one: one.sees_pictures), "pictures, not cached features")),
+        **dict.fromkeys(_OF_NEW, (makes_new or used(is_varied), varied)),
+        **dict.fromkeys(_OF_VARIED, (used(is_varied), varied)),
     }
     for name in names:
         there, what = needs.get(name, (True, ""))
         if not there:
             raise ConfigError(f"--{name.replace('_', '-')} changes nothing here: it is for {what}")
+        if name == "best_after" and not used(lambda one: one.best_after < one.most_epochs):
+            most = max(one.most_epochs for one in resolved)
+            raise ConfigError(f"--best-after {resolved[0].best_after} leaves no epoch to choose from; there are {most}")
 
 
 def given_settings(args: argparse.Namespace) -> Sequence[str]:

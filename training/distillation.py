@@ -20,7 +20,7 @@ from fer_keras.files import writing_whole
 from fer_keras.models.transfer import find_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import tensorflow as tf
 
@@ -119,16 +119,30 @@ def seen_before(config: TrainConfig, dataset: FaceDataset) -> dict[str, set[str]
 
     What it is for ("the training starts from NAME") -> splits, of models whose metadata says that they were trained on it.
     """
+    from training.scoring import splits_seen
+
+    seen = {what: splits_seen(trained_on, dataset.fingerprint) for what, trained_on in _built_on(config)}
+    return {what: set(splits) for what, splits in seen.items() if splits is not None}
+
+
+def learnt_before(config: TrainConfig, dataset: FaceDataset) -> np.ndarray:
+    """int64 rows of this very data set, ascending, that exported models learnt from which the settings build on."""
+    from training.scoring import rows_seen
+
+    rows = [rows_seen(trained_on, dataset) for _, trained_on in _built_on(config)]
+    return np.unique(np.concatenate([np.empty(0, np.int64), *(each for each in rows if each is not None)]))
+
+
+def _built_on(config: TrainConfig) -> Iterator[tuple[str, object]]:
+    """Of each exported model that the settings build on: what it is for, with its name, and what it was trained on."""
     from fer_keras.errors import ModelError
     from fer_keras.models.exported import read_metadata
-    from training.scoring import splits_seen
 
     used: dict[str, str | None] = {
         "the training starts from": None if config.weights in ("auto", "none", "imagenet") else config.weights,
         "where ImageNet weights can't be downloaded, the training starts from": _auto_backbone(config),
         "the training is taught by": config.teacher,
     }
-    seen = {}
     for what, name in used.items():
         if name is None:
             continue
@@ -137,10 +151,7 @@ def seen_before(config: TrainConfig, dataset: FaceDataset) -> dict[str, set[str]
             trained_on = read_metadata(path)["trained_on"]
         except ModelError:  # a file of weights tells nothing of its data, nor does a model that is gone when all is trained
             continue
-        splits = splits_seen(trained_on, dataset.fingerprint)
-        if splits is not None:
-            seen[f"{what} {path.name}"] = set(splits)
-    return seen
+        yield f"{what} {path.name}", trained_on
 
 
 def _auto_backbone(config: TrainConfig) -> str | None:

@@ -25,6 +25,7 @@ from fer_keras.data import targets
 from fer_keras.errors import ConfigError, DataError, FerError, TrainingError
 from fer_keras.files import may_be_replaced, write_json
 from fer_keras.models.ensemble import COMBINATIONS, common_labels
+from fer_keras.models.exported import MODEL_FILES
 from training import config, scoring, train
 from training.combining import FEWEST_FACES, FITTED, Member, Plan, choose_faces, combine_members, read_state
 from training.config import TrainConfig
@@ -80,8 +81,10 @@ def _command(args: argparse.Namespace) -> int:
             )
         out = Path(args.resume)
         plan = _read_plan(out)
-        if "exported" in _read_metrics(out):
-            print(f"{out} is finished: {_read_metrics(out)['exported']}")
+        exported = _read_metrics(out).get("exported")
+        # What was exported may have been removed since; then it is made again.
+        if exported and all((Path(exported) / name).is_file() for name in MODEL_FILES):
+            print(f"{out} is finished: {exported}")
             return 0
         dataset = _same_dataset(plan, out)
     else:

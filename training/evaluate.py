@@ -84,8 +84,9 @@ def evaluate(
 
     Returns what metrics.json holds. Raises DataError where the split is empty, ModelError where labels do not fit.
     """
-    from fer_keras.evaluation.calibration import apply_temperature, coverage_curve
+    from fer_keras.evaluation.calibration import apply_temperature, coverage_curve, no_temperature_note
     from fer_keras.evaluation.classification import classification_metrics
+    from fer_keras.evaluation.paired import one_person_note
 
     faces = scoring.choose_faces(models, dataset, split, protocol)
     truths = [scoring.label_positions(model, faces) for model in models]  # before anything is computed: these may not fit
@@ -94,14 +95,18 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
 
     judged, people = [], scoring.identities(dataset, faces.rows)
+    notes += one_person_note(people)
     folders = scoring.file_names(model.key for model in models)
     for model, truth in zip(models, truths, strict=True):
         probabilities = scoring.predict_rows(model, dataset, faces.rows, batch_size)
-        temperature, fitted_on = _temperature(model, faces, probabilities, truth, batch_size)
+        temperature, fitted_on, why_not = _temperature(model, faces, probabilities, truth, batch_size)
+        if why_not:
+            notes.append(no_temperature_note(model.key, why_not))
         entry = classification_metrics(truth, probabilities, model.labels, temperature)
         about = {"labels": list(model.labels), "temperature_fitted_on": fitted_on, "parameters": model.parameters}
         told = probabilities if temperature is None else apply_temperature(probabilities, temperature)
         about |= {"coverage": coverage_curve(told, truth), "path": str(model.path)}
+        about["n_learnt"] = scoring.learnt_among(model, faces)
         over_people = scoring.identities_interval(probabilities.argmax(axis=1) == truth, people)
         about |= over_people
         for low, high in over_people.values():
@@ -131,15 +136,20 @@ def evaluate(
 
 def _temperature(
     model: ScoredModel, faces: ScoredFaces, probabilities: np.ndarray, truth: np.ndarray, batch_size: int
-) -> tuple[float | None, str | None]:
-    """The temperature of a model, and in words what it was fitted on. Never on the scored split, unless that is validation."""
-    from fer_keras.evaluation.calibration import fit_temperature
+) -> tuple[float | None, str | None, str | None]:
+    """The temperature of a model, in words what it was fitted on, and why it was not: then it is 1.
+
+    Never fitted on the scored split, unless that is validation. None, None, None where there are no faces to fit it on.
+    """
+    from fer_keras.evaluation.calibration import fit_temperature, why_no_temperature
 
     if model.run is None:
-        return model.temperature, None if model.temperature is None else "set when the model was exported"
+        return model.temperature, None if model.temperature is None else "set when the model was exported", None
     same = scoring.is_own(model.run, faces.dataset)
     if same and faces.split == "validation":
-        return fit_temperature(probabilities, truth), "the validation faces that are scored here, so it flatters"
+        if why := why_no_temperature(probabilities, truth):
+            return 1.0, None, why
+        return fit_temperature(probabilities, truth), "the validation faces that are scored here, so it flatters", None
     try:
         dataset = faces.dataset if same else model.run.dataset()
         protocol = faces.protocol
@@ -148,9 +158,11 @@ def _temperature(
         chosen = scoring.choose_faces([model], dataset, "validation", protocol)
         positions = scoring.label_positions(model, chosen)
     except DataError:  # the run's data is gone, or it held nothing back: the model is judged without a temperature
-        return None, None
+        return None, None, None
     scores = scoring.predict_rows(model, dataset, chosen.rows, batch_size)
-    return fit_temperature(scores, positions), f"{len(positions)} validation faces of the run's data, protocol {protocol}"
+    if why := why_no_temperature(scores, positions):
+        return 1.0, None, why
+    return fit_temperature(scores, positions), f"{len(positions)} validation faces of the run's data, protocol {protocol}", None
 
 
 def _write_tables(folder: Path, entry: _Judged, faces: ScoredFaces) -> None:
@@ -190,6 +202,7 @@ def _write_report(folder: Path, judged: Sequence[_Judged], faces: ScoredFaces, r
         if entry.figures["temperature_fitted_on"]
         else f"{entry.model.key}: no temperature, as there are no validation faces to fit it on."
         for entry in judged
+        if entry.figures["temperature_fitted_on"] or entry.figures["temperature"] is None  # a note says why it is 1 otherwise
     ]
     remarks = "".join(report.paragraph_html(line, note=True) for line in [explanation, *fitted, *result["notes"]])
     sections = [("", report.paragraph_html(introduction) + report.table_html(summary_frame(result)) + remarks)]

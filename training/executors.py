@@ -7,6 +7,7 @@ whose process dies, is an Outcome with an error; the others go on. Closing the g
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -56,7 +57,8 @@ class ProcessExecutor:
     """Tasks side by side in processes, each of which takes one after the other.
 
     jobs: how many processes. The processor's threads are divided among them. log: what they print is appended here.
-    Ctrl-C ends them at once, so tasks must be such that they can be gone on with.
+    Ctrl-C ends them at once, so tasks must be such that they can be gone on with. SIGTERM does as Ctrl-C; where this process is
+    killed they end too.
     """
 
     def __init__(self, jobs: int, log: Path) -> None:
@@ -68,13 +70,16 @@ class ProcessExecutor:
         for task in tasks:
             waiting.put(task)
         ended: queue.Queue[Outcome] = queue.Queue()
-        lanes = [_Lane(function, waiting, ended, self._threads(), self.log) for _ in range(min(self.jobs, len(tasks)))]
-        try:
-            for _ in tasks:
-                yield ended.get()
-        finally:
-            for lane in lanes:
-                lane.stop()
+        lanes: list[_Lane] = []
+        with _sigterm_as_ctrl_c():
+            try:
+                for _ in range(min(self.jobs, len(tasks))):
+                    lanes.append(_Lane(function, waiting, ended, self._threads(), self.log))
+                for _ in tasks:
+                    yield ended.get()
+            finally:
+                for lane in lanes:
+                    lane.stop()
 
     def _threads(self) -> int:
         return max(1, len(os.sched_getaffinity(0)) // self.jobs if hasattr(os, "sched_getaffinity") else 1)
@@ -150,9 +155,34 @@ class _Lane:
         self._connection, self._process = connection, process  # only now: one that never started can't be joined
 
 
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt: by default it would end this process at once, with nobody left to stop the others."""
+    if threading.current_thread() is not threading.main_thread():  # signals reach that one only
+        yield
+        return
+
+    def asked(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break off the stopping
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, asked)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_with_parent() -> None:
+    """Wait in a thread for the end of the process that started this one, then end: nobody would take the result."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
 def _work(connection: Connection, threads: int, log: str) -> None:
     """What a process does: tasks, until there is nobody to give any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # else the first one takes the whole memory of a GPU

@@ -75,7 +75,7 @@ def summarize(run: KFoldRun, dataset: FaceDataset) -> dict[str, Any]:
         "validation_share": VALIDATION_SHARE,
         "folds_scored": scored,
         "complete": len(scored) == run.plan["folds"],
-        "notes": _notes(run, scored, people),
+        "notes": _notes(run, scored, people, any("accuracy_ci95_identities" in entry for entry in together.values())),
         "summary": {which: _mean_and_std([fold[which] for fold in folds if fold[which]]) for which in WHICH},
         "by_fold": folds,
         "all_faces": together,
@@ -109,7 +109,9 @@ def _mean_and_std(folds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, flo
     }
 
 
-def _notes(run: KFoldRun, scored: Sequence[int], people: np.ndarray | None) -> list[str]:
+def _notes(run: KFoldRun, scored: Sequence[int], people: np.ndarray | None, over_people: bool) -> list[str]:
+    from fer_keras.evaluation.paired import one_person_note
+
     plan = run.plan
     notes = list(plan["notes"])
     if len(scored) < plan["folds"]:
@@ -133,7 +135,10 @@ def _notes(run: KFoldRun, scored: Sequence[int], people: np.ndarray | None) -> l
                 "same for each: pixels of test faces were seen, their labels were not"
             )
     if people is not None:
-        notes.append("the faces of a person are in one fold; the interval draws whole persons (bootstrap, 2000 times, seed 0)")
+        told = "the faces of a person are in one fold"
+        if over_people:
+            told += "; the interval is Wilson's of as many faces as those of so many persons are worth"
+        notes += [told, *one_person_note(people)]
     return notes
 
 

@@ -128,8 +128,9 @@ def plan_folds(
     """The rows of each fold: {"train", "validation", "test"} -> int64, ascending. Each row is in the test part of one fold.
 
     columns: stratified by the label and these group columns; cells of fewer faces than folds count by label alone. Rows of
-    one identity, and copies of one picture, are on one side, in the folds and between train and validation.
-    Raises ConfigError for a column that is not there, or more folds than faces or identities.
+    one identity, and copies of one picture, are on one side, in the folds and between train and validation. `tell` hears of
+    classes that a fold tests and can't learn. Raises ConfigError for a column that is not there, or more folds than faces or
+    identities.
     """
     known = dataset.group_columns
     if bad := [column for column in columns if column not in known]:
@@ -151,6 +152,9 @@ def plan_folds(
             )
         pictures = {name: rest[side == name] for name in ("train", "validation")} | {"test": test}
         parts.append({name: rows[np.isin(picture, those)] for name, those in pictures.items()})
+    sides = [(np.isin(rows, part["train"]), np.isin(rows, part["test"])) for part in parts]
+    for remark in splits.unlearnable_in_folds(labels, sides):
+        tell(remark)
     return parts
 
 
@@ -199,7 +203,7 @@ def start(
     """
     import pandas as pd
 
-    from training.distillation import notes_on_seen
+    from training.distillation import learnt_before, notes_on_seen
     from training.train import model_spec
 
     if not may_be_replaced(out):
@@ -224,6 +228,7 @@ def start(
     parts = plan_folds(dataset, rows, folds, columns, settings.seed, notes.append)
     spec = model_spec(settings, dataset)
     notes += notes_on_seen(settings, dataset, use)
+    before = learnt_before(settings, dataset)
     settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), out=str(out))
     try:
         with whole_folder(out) as building:
@@ -231,7 +236,7 @@ def start(
                 name = fold_name(fold, folds)
                 # A name to export under, for who goes on with a fold as with any run: train --resume OUT/fold-01.
                 own = dataclasses.replace(settings, out=str(out / name), export=f"{settings.export or out.name}-{name}")
-                RunFolder.create(building / name, own.to_dict(), spec, dataset, part)
+                RunFolder.create(building / name, own.to_dict(), spec, dataset, part, before)
             tested = [(row, fold) for fold, part in enumerate(parts, start=1) for row in part["test"]]
             table = pd.DataFrame(sorted(tested), columns=["row", "fold"])
             write_whole(building / "folds.csv", table.to_csv(index=False))

@@ -33,7 +33,7 @@ from fer_keras.data.targets import training_targets
 from fer_keras.errors import TrainingError
 from fer_keras.files import alone, read_json, write_json, writing_whole
 from fer_keras.models import transfer
-from training.backend import choose_precision, choose_strategy, load_state, save_state, save_weights
+from training.backend import choose_precision, choose_strategy, copy_weights, load_state, save_state, save_weights
 from training.config import TrainConfig
 from training.distillation import taught, teacher_of_views
 from training.features import FeatureStore
@@ -349,6 +349,8 @@ class _Training:
 
     def _compile(self, net: keras.Model, phase: _Phase, steps: int) -> None:
         """A new optimizer and loss; or the old ones as they were when new, where the graph of an earlier fold fits."""
+        import keras
+
         config, at_once = self.config, self._steps_at_once(phase, steps)
         self.loss = self._loss()
         key = (*dataclasses.astuple(phase), steps, at_once, config.to_dict() | {"out": None, "export": None})
@@ -356,8 +358,12 @@ class _Training:
         if shared and self.features.renew_optimizer(key):
             return
         with self.strategy.scope():
+            optimizer = make_optimizer(config, phase.lr, steps * phase.epochs)
+            if _precision(net) == "mixed_float16":
+                # Keras does so itself by the model's own policy, which is float32 where it was put together from others.
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
             net.compile(
-                optimizer=make_optimizer(config, phase.lr, steps * phase.epochs),
+                optimizer=optimizer,
                 loss=self.loss,
                 metrics=["accuracy"],
                 # XLA was measured slower than the plain graph on CPUs, and compiles for minutes
@@ -476,15 +482,19 @@ class _Training:
         if name and state.net:
             load_state(self.net, self.folder / name)
         better = state.best is None or (state.phase_best and state.phase_best["val_loss"] < state.best["val_loss"])
-        if better or not (path / "best.weights.h5").is_file():
+        best, kept = path / "best.weights.h5", self.folder / "best.weights.h5"
+        if not better and kept.is_file():
+            copy_weights(kept, best)  # Ctrl-C may have put weights of this phase there, of an epoch that no longer counts
+        elif better or not best.is_file():
             if better:
                 state.best = state.phase_best
-            self._save_whole("best.weights.h5")
+            self._save_whole(best.name)
         if keep_state:
             return
         if not last:
             from fer_keras.models import densenet
 
+            copy_weights(best, kept)
             save_weights(model, self.folder / "phase.weights.h5")
             densenet.unfreeze_last_blocks(model, self.config.unfreeze_blocks)
             state.phase += 1

@@ -1,6 +1,7 @@
 """The run folder: all that is needed to resume, evaluate or repeat a run.
 
-RUN/config.json     every resolved setting, the data set's path and fingerprint, versions, git revision
+RUN/config.json     every resolved setting, the data set's path and fingerprint, faces of it that were learnt before (by the
+                    model that the run starts from, or its teacher), versions, git revision
 RUN/model.json      the ModelSpec and the labels in order
 RUN/rows.csv        row, split: the rows of the data set that trained and validated
 RUN/history.csv     a line an epoch: epoch, phase, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds
@@ -52,10 +53,12 @@ class RunFolder:
         spec: ModelSpec,
         dataset: FaceDataset,
         rows: Mapping[str, np.ndarray],
+        learnt_before: np.ndarray | None = None,
     ) -> RunFolder:
         """A new run folder with its settings and rows. Raises FerError where one stands there already.
 
-        rows: split name -> int64 row numbers of the data set.
+        rows: split name -> int64 row numbers of the data set. learnt_before: int64 (n,), rows that the models which it builds
+        on had learnt from (`distillation.learnt_before`); they may be gone when the run is judged. None: nobody looked.
         """
         import pandas as pd
 
@@ -78,6 +81,10 @@ class RunFolder:
             "versions": versions(),
             "git_revision": git_revision(),
         }
+        if learnt_before is not None:
+            from training.scoring import learnt_from
+
+            description["learnt_before"] = learnt_from(dataset, learnt_before)
         write_json(folder / "config.json", description)  # last: it is what makes the folder a run
         return run
 
@@ -114,7 +121,7 @@ class RunFolder:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Data set, versions and git revision of the run."""
+        """Data set, faces that were learnt before, versions and git revision of the run."""
         return {key: value for key, value in self._description.items() if key != "settings"}
 
     @property

@@ -19,7 +19,7 @@ import numpy as np
 from fer_keras.cli import CommandParser, import_tensorflow, positive_int
 from fer_keras.data import targets
 from fer_keras.data.dataset import SPLITS, FaceDataset, same_data, same_rows
-from fer_keras.errors import ConfigError, DataError, ModelError
+from fer_keras.errors import ConfigError, DataError, FerError, ModelError
 
 if TYPE_CHECKING:
     import keras
@@ -325,6 +325,10 @@ def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
 
     dataset, notes = faces.dataset, []
     metadata = read_metadata(model.path) if model.run is None else None
+    if model.run is not None and not model.run.finished:
+        notes.append(
+            f"{model.key}: its training has not come to its end; go on with python -m training.train --resume {model.run.path}"
+        )
     if model.image_size != dataset.image_size:
         notes.append(f"{model.key}: faces of {dataset.image_size} pixels are resized to the model's {model.image_size} pixels")
     if model.channels != dataset.channels:
@@ -355,20 +359,16 @@ def identities(dataset: FaceDataset, rows: np.ndarray) -> np.ndarray | None:
 def identities_interval(correct: np.ndarray, people: np.ndarray | None) -> dict[str, list[float]]:
     """{"accuracy_ci95_identities": [low, high]}: an interval that draws persons whole, since faces of one person go together.
 
-    correct: bool (n,). people: of `identities`. Empty where nobody is known, or nobody has more than one face.
+    correct: bool (n,). people: of `identities`. Empty where nobody is known, nobody has more than one face, or all faces are of
+    one person, who says nothing about others.
     """
     from fer_keras.evaluation import resampling
 
     units = resampling.person_units(people)
-    if units is None:
+    if units is None or len(units.group) < 2:
         return {}
-    values = units.sums(np.column_stack([np.ones(len(correct)), correct]))
-    rng = np.random.default_rng(0)
-    sums = resampling.bootstrap_sums(values, units, 2000, rng)
-    accuracy, size = np.array([correct.mean()]), np.array([len(units.group)])
-    drawn = resampling.share_draws(sums[..., 1] / sums[..., 0], accuracy * size, size, rng)
-    (low,), (high,) = resampling.interval(accuracy, drawn)
-    return {"accuracy_ci95_identities": [float(low), float(high)]}
+    faces, right = units.sums(np.column_stack([np.ones(len(correct)), correct])).T.astype(np.float64)
+    return {"accuracy_ci95_identities": list(resampling.share_interval(right, faces))}
 
 
 def rows_of(dataset: FaceDataset, splits: Iterable[str]) -> np.ndarray:
@@ -414,7 +414,8 @@ def rows_seen(trained_on: object, dataset: FaceDataset) -> np.ndarray | None:
 
 
 def rows_learnt(model: RunFolder | Path, dataset: FaceDataset) -> tuple[np.ndarray | None, object]:
-    """int64 rows of a data set that a model learnt from, None where that was other data; and what its data is called.
+    """int64 rows of a data set that a model, or one that it builds on, learnt from, None where its data was other; and what its
+    data is called.
 
     model: its run, or the folder of an exported model.
     """
@@ -424,8 +425,29 @@ def rows_learnt(model: RunFolder | Path, dataset: FaceDataset) -> tuple[np.ndarr
         about = read_metadata(model)["trained_on"]
         return rows_seen(about, dataset), about.get("name") if isinstance(about, Mapping) else about
     if is_own(model, dataset):
-        return model.rows("train"), dataset.name  # whatever it was called then
+        return np.union1d(model.rows("train"), rows_before(model, dataset)), dataset.name  # whatever it was called then
     return None, model.provenance["dataset"].get("name")
+
+
+def rows_before(run: RunFolder, dataset: FaceDataset) -> np.ndarray:
+    """int64 rows of a run's data that models which it builds on learnt from: what it started from, its teacher."""
+    from training.config import TrainConfig
+    from training.distillation import learnt_before
+
+    recorded = run.provenance.get("learnt_before")
+    if isinstance(recorded, Mapping):
+        rows = rows_seen({**recorded, "fingerprint": run.provenance["dataset"]["fingerprint"]}, dataset)
+        return np.empty(0, np.int64) if rows is None else rows
+    try:  # a run from before this was recorded; the models that it names may still be there
+        return learnt_before(TrainConfig.from_dict(run.config), dataset)
+    except FerError:
+        return np.empty(0, np.int64)
+
+
+def learnt_among(model: ScoredModel, faces: ScoredFaces) -> int:
+    """How many of these faces a model, or one that it builds on, learnt from, as far as is known."""
+    rows, _ = rows_learnt(model.run or model.path, faces.dataset)
+    return 0 if rows is None else len(np.intersect1d(faces.rows, rows))
 
 
 def other_data_note(name: str, source: object) -> str:

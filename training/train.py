@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ A model of drawn faces knows nothing of real ones. To use your own:
 """
 
 
+#: Bytes. A folder's name may have 255, some of which it needs for a longer name while it is being written.
+LONGEST_NAME = 240
 #: Settings that a resumed run takes anew: where its data is now, and what becomes of the trained model.
 AT_THE_END = ("data", "export", "overwrite", "saved_models")
 
@@ -115,7 +118,7 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
     """A new run folder for the settings. Raises ConfigError where model, data or export name do not go together."""
     from fer_keras.data import splits
     from fer_keras.data.balance import cells
-    from training.distillation import notes_on_seen
+    from training.distillation import learnt_before, notes_on_seen
     from training.run_folder import RunFolder, folder_for
 
     rows = {split: dataset.rows(split) for split in ("train", "validation")}
@@ -132,7 +135,7 @@ def start_run(settings: TrainConfig, dataset: FaceDataset) -> RunFolder:
     check_export(settings)
     with folder_for(settings.out, spec.name) as out:
         settings = dataclasses.replace(settings, arch=spec.name, data=str(dataset.path), out=str(out))
-        return RunFolder.create(out, settings.to_dict(), spec, dataset, rows)
+        return RunFolder.create(out, settings.to_dict(), spec, dataset, rows, learnt_before(settings, dataset))
 
 
 def _notes_on_size(settings: TrainConfig, spec: ModelSpec) -> list[str]:
@@ -164,6 +167,11 @@ def model_spec(settings: TrainConfig, dataset: FaceDataset) -> ModelSpec:
         shared = _enlarged(settings, dataset.image_size)
     else:
         shared = exported_options(settings.weights, settings.saved_models, settings.arch)
+        preset = settings.model_options().get("preset")
+        if "preset" in shared and preset not in (None, shared["preset"]):
+            raise ConfigError(
+                f"--preset {preset} does not go with --weights {settings.weights}, which has its own; leave one of them out"
+            )
     return ModelSpec(
         name=settings.arch,
         classes=len(dataset.labels),
@@ -177,15 +185,27 @@ def check_export(settings: TrainConfig) -> None:
     """Raise ConfigError where a model can't be exported under the name that was asked for, before hours are spent on it."""
     from fer_keras.models.exported import MODEL_FILES
 
+    _check_saved_models(Path(settings.saved_models))
     if not settings.export:
         return
     if Path(settings.export).name != settings.export or settings.export.startswith("."):
         raise ConfigError(f"--export is a name, not a path, got {settings.export!r}; the folder is --saved-models")
+    if (size := len(os.fsencode(settings.export))) > LONGEST_NAME:
+        raise ConfigError(f"--export is a name of {LONGEST_NAME} bytes at most, got {size}")
     target = Path(settings.saved_models) / settings.export
     if target.exists() and not settings.overwrite:
         raise ConfigError(f"{target} exists already; choose another --export, or --overwrite")
     if not may_be_replaced(target, *MODEL_FILES):
         raise ConfigError(f"{target} is not an exported model; choose another --export, or remove it")
+
+
+def _check_saved_models(folder: Path) -> None:
+    """Raise ConfigError where the folder of exported models can be neither written to nor made."""
+    above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not above.is_dir():
+        raise ConfigError(f"--saved-models {folder}: {above} is no folder; name another")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"--saved-models {folder}: nothing can be written to {above}; name another")
 
 
 def export_under(settings: TrainConfig, default: str, export: Callable[[Path], Path]) -> Path:
@@ -213,6 +233,7 @@ def _fit_and_finish(run: RunFolder, dataset: FaceDataset, given: dict[str, Any] 
     settings = dataclasses.replace(settings, **(given or {}))
     if given:
         check_export(settings)
+    _check_saved_models(Path(settings.saved_models))
     cli.import_tensorflow()
     from training.loop import fit_one
 
@@ -226,12 +247,15 @@ def _fit_and_finish(run: RunFolder, dataset: FaceDataset, given: dict[str, Any] 
     return 0
 
 
-def _teacher_of(settings: TrainConfig) -> dict[str, Any]:
-    """For metadata.json: who taught the model, where somebody did."""
-    if not settings.teacher:
+def taught_by(run: RunFolder) -> dict[str, Any]:
+    """For metadata.json: who taught the model, where somebody did. Of a mean of runs, lists where their teachers differ."""
+    if "taught_by" in run.metrics:
+        return run.metrics["taught_by"]
+    settings = run.config
+    if not settings.get("teacher"):
         return {}
-    asked = settings.teacher_asked or "faces"
-    return {"teacher": Path(settings.teacher).name, "teacher_share": settings.teacher_share, "teacher_asked": asked}
+    asked = settings.get("teacher_asked") or "faces"
+    return {"teacher": Path(settings["teacher"]).name, "teacher_share": settings.get("teacher_share"), "teacher_asked": asked}
 
 
 def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> Path:
@@ -241,10 +265,9 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
     """
     from fer_keras.evaluation.plots import plot_history, save_png
     from fer_keras.models.exported import export_model
-    from training.distillation import seen_before
     from training.evaluate import evaluate_run, summary_text
 
-    before = set().union(*seen_before(settings, dataset).values())
+    learnt, _ = scoring.rows_learnt(run, dataset)
     report = evaluate_run(run)
     print(summary_text(report))
     print(f"Report: {Path(report['out']) / 'report.html'}")
@@ -260,10 +283,10 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
             "n_train": run.metrics.get("n_train"),
             "n_validation": run.metrics.get("n_validation"),
             "targets": settings.targets,
-            "epochs": run.metrics.get("epochs"),
+            **({"epochs": run.metrics["epochs"]} if "epochs" in run.metrics else {}),  # a mean of runs has none
             **({"stopped": "by Ctrl-C, before its last epoch"} if run.metrics.get("interrupted") else {}),
-            **scoring.learnt_from(dataset, run.rows("train"), scoring.rows_of(dataset, before)),
-            **_teacher_of(settings),
+            **scoring.learnt_from(dataset, learnt),
+            **taught_by(run),
             **({"mean_of": run.metrics["mean_of"]} if "mean_of" in run.metrics else {}),
         },
         "figures": figures,
@@ -301,7 +324,10 @@ def _is_ours(target: Path, run: RunFolder) -> bool:
 
 
 def figure_entry(entry: dict[str, Any], report: dict[str, Any], dataset_name: str) -> dict[str, Any]:
-    """One line of figures for metadata and model card, with its protocol."""
+    """One line of figures for metadata and model card, with its protocol.
+
+    n_learnt, where it is not 0: how many of the faces the model had learnt from, which flatters it.
+    """
     keep = ("accuracy", "accuracy_ci95", "accuracy_ci95_identities", "macro_f1", "ece", "ece_calibrated")
     return {
         "dataset": dataset_name,
@@ -309,6 +335,7 @@ def figure_entry(entry: dict[str, Any], report: dict[str, Any], dataset_name: st
         "protocol": report["protocol"],
         "n": report["n"],
         **{key: entry[key] for key in keep if key in entry},
+        **({"n_learnt": entry["n_learnt"]} if entry.get("n_learnt") else {}),
     }
 
 

@@ -112,6 +112,7 @@ def train_variants(variants: Sequence[Variant], dataset: FaceDataset, out: Path)
 
 
 def _open_or_start(variant: Variant, dataset: FaceDataset, path: Path) -> RunFolder:
+    from training.distillation import learnt_before
     from training.train import model_spec
 
     spec = model_spec(variant.settings, dataset)
@@ -119,7 +120,8 @@ def _open_or_start(variant: Variant, dataset: FaceDataset, path: Path) -> RunFol
     settings = dataclasses.replace(variant.settings, arch=spec.name, data=str(dataset.path), out=str(path), export=name)
     if not (path / "config.json").is_file():
         shutil.rmtree(path, ignore_errors=True)  # killed while the folder was being made
-        return RunFolder.create(path, settings.to_dict(), spec, dataset, variant.rows)
+        before = learnt_before(settings, dataset)
+        return RunFolder.create(path, settings.to_dict(), spec, dataset, variant.rows, before)
     run = RunFolder.open(path)
     aside = ("data", "out", "export")  # the folder may have been moved
     wanted, there = settings.to_dict(), TrainConfig.from_dict(run.config, origin=str(path / "config.json")).to_dict()

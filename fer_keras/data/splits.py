@@ -80,6 +80,23 @@ def unlearnable(labels: Sequence[str], sides: Sequence[str]) -> list[str]:
     return [f"no training face of {shown}, which can't be learnt; --split random gives train its share, --map drops a class"]
 
 
+def unlearnable_in_folds(labels: Sequence[str], folds: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[str]:
+    """A remark for each class of which folds test faces and train on none, as where all its faces are of one person.
+
+    labels: (n,), the class of each face. folds: bool (n,) each, which faces a fold trains on and which it tests.
+    """
+    labels = np.asarray(labels, dtype=str)
+    lacking: dict[str, list[str]] = {}
+    for number, (train, test) in enumerate(folds, start=1):
+        for name in sorted(set(labels[test]) - set(labels[train])):
+            lacking.setdefault(name, []).append(f"fold {number} (tests {(labels[test] == name).sum()})")
+    return [
+        f"no training face of {name} in {', '.join(where)}, which can't be learnt there; add faces, of other people too, or "
+        f"prepare the data with --map {name}= (drops the class)"
+        for name, where in lacking.items()
+    ]
+
+
 def unmeasurable(labels: Sequence[str], sides: Sequence[str]) -> list[str]:
     """A remark for each of validation and test that has faces, but none of some classes. labels, sides: as `unlearnable`."""
     labels, sides = np.asarray(labels, dtype=str), np.asarray(sides, dtype=str)

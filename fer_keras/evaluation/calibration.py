@@ -20,6 +20,8 @@ BINS = 15
 THRESHOLDS = (*(round(0.05 * step, 2) for step in range(20)), 0.99)
 #: Temperatures that `fit_temperature` considers; on a validation set without mistakes the best would be 0.
 TEMPERATURE_RANGE = (0.05, 20.0)
+#: Fewer faces than this tell nothing of a temperature.
+FEWEST_FACES = 20
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,24 @@ def fit_temperature(probabilities: np.ndarray, y_true: np.ndarray) -> float:
         negative_log_likelihood, bounds=tuple(np.log(TEMPERATURE_RANGE)), method="bounded", options={"xatol": 1e-5}
     )
     return float(np.exp(found.x))
+
+
+def why_no_temperature(probabilities: np.ndarray, y_true: np.ndarray) -> str | None:
+    """Why a temperature that is fitted on these faces would mean nothing, in half a sentence; None where it means something.
+
+    probabilities: float (n, k). y_true: int (n,). Without a mistake the best is an end of the range, as it is with mistakes only.
+    """
+    count, right = len(y_true), int((probabilities.argmax(axis=1) == y_true).sum())
+    if count < FEWEST_FACES:
+        return f"it takes {FEWEST_FACES} validation faces or more, got {count}"
+    if right in (0, count):
+        return f"it takes right answers and wrong ones, and all on {count} validation faces are {'right' if right else 'wrong'}"
+    return None
+
+
+def no_temperature_note(name: str, why: str) -> str:
+    """What is told of a model that has no fitted temperature. why: of `why_no_temperature`."""
+    return f"{name}: no temperature is fitted, it stays 1: {why}"
 
 
 def coverage_curve(

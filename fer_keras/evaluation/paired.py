@@ -66,10 +66,20 @@ def persons_note(people: np.ndarray | None) -> list[str]:
     units = resampling.person_units(people)
     if units is None:
         return []
+    if alone := one_person_note(people):
+        return alone
     return [
         f"these {len(people)} faces are of {len(units.group)} persons, whose faces go together: intervals of differences draw "
         "whole persons (bootstrap), and tests exchange the answers of whole persons"
     ]
+
+
+def one_person_note(people: np.ndarray | None) -> list[str]:
+    """What a reader should know where all faces are of one person, in a list; empty otherwise. people: as above."""
+    units = resampling.person_units(people)
+    if units is None or len(units.group) > 1:
+        return []
+    return [f"these {len(people)} faces are all of one person: no interval or test of them says anything about other people"]
 
 
 def _exchange_p(gained: np.ndarray) -> float:

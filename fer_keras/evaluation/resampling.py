@@ -187,15 +187,40 @@ def gap_interval(estimate: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
 
 def share_draws(draws: np.ndarray, hits: np.ndarray, trials: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap draws of shares, with those replaced that can't vary because all or none of the faces were hits.
+    """Bootstrap draws of shares, with those replaced that can't vary: all or none of the faces were hits, or the same share of
+    each unit's.
 
     draws: float (repeats, g). hits, trials: float (g,), trials in units that are drawn. What stands in for a frozen share is
     drawn from Jeffreys' Beta(hits + 1/2, misses + 1/2) (Brown, Cai and DasGupta 2001).
     """
     draws = draws.copy()
-    for group in np.flatnonzero((trials > 0) & ((hits == 0) | (hits == trials))):
+    frozen = (hits == 0) | (hits == trials) | (np.ptp(draws, axis=0) < 1e-9)
+    for group in np.flatnonzero((trials > 0) & frozen):
         draws[:, group] = rng.beta(hits[group] + 0.5, trials[group] - hits[group] + 0.5, len(draws))
     return draws
+
+
+def share_interval(hits: np.ndarray, faces: np.ndarray) -> tuple[float, float]:
+    """95% interval of a share where units such as persons are drawn whole: Wilson's, of as many faces as theirs are worth.
+
+    hits, faces: float (u,) of each unit, two units or more of a face or more each. Faces are worth what as many single ones
+    would be whose share varied as much (variance of a ratio of sums, over units), fewer by Student's t where few units tell of
+    that variance (Korn and Graubard 1998, Survey Methodology 24; theirs is Clopper's and Pearson's interval). They are worth no
+    more than their number, so the interval holds Wilson's of all faces, and no less than if each unit said one thing only:
+    (sum of faces)^2 / sum of faces^2. That is what they are taken for where all or none were hits, which tells of no variance.
+    """
+    from scipy.stats import norm, t
+
+    every, count = faces.sum(), len(faces)
+    share, least, z = hits.sum() / every, every**2 / (faces**2).sum(), norm.ppf(0.975)
+    worth = least
+    if 0 < share < 1:
+        variance = count / (count - 1) * ((hits - share * faces) ** 2).sum() / every**2
+        worth = min(every, share * (1 - share) / variance if variance > 0 else every)
+        worth = max(worth * (z / t.ppf(0.975, least - 1)) ** 2, least)
+    centre = (share * worth + z**2 / 2) / (worth + z**2)
+    half = z * np.sqrt(share * (1 - share) * worth + z**2 / 4) / (worth + z**2)
+    return float(max(centre - half, 0)), float(min(centre + half, 1))
 
 
 def agreement_draws(count: int, repeats: int, rng: np.random.Generator) -> np.ndarray:

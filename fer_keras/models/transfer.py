@@ -69,13 +69,17 @@ def exported_options(weights: str, saved_models_dir: str | os.PathLike, arch: st
 def load_exported_weights(model: keras.Model, labels: Sequence[str], path: str | os.PathLike) -> str:
     """Give a model the weights of an exported one of the same architecture and options; says in a sentence which.
 
-    labels: the classes of `model`. The last layer is taken over where they are those of the exported model, in its order; for
-    other classes it stays as it is, and all else is taken over.
+    labels: the classes of `model`. The last layer is taken over where they are those of the exported model, in whatever order;
+    for other classes it stays as it is, and all else is taken over.
     Raises ModelError where the weights do not fit; the model is as before then.
     """
     from fer_keras.models.exported import read_metadata, read_weights
 
-    values, same = read_weights(path), list(read_metadata(path)["labels"]) == list(labels)
+    values, learnt = read_weights(path), list(read_metadata(path)["labels"])
+    same = sorted(learnt) == sorted(labels)
+    if same:
+        order = [learnt.index(label) for label in labels]
+        values[-_LAST_LAYER:] = [value[..., order] for value in values[-_LAST_LAYER:]]
     count = len(values) if same else len(values) - _LAST_LAYER
     if len(values) != len(model.weights) or any(
         value.shape != tuple(weight.shape) for value, weight in zip(values[:count], model.weights, strict=False)

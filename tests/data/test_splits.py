@@ -83,6 +83,18 @@ def test_classes_without_a_face_to_measure_by_are_told_for_each_split_that_has_f
     assert splits.unmeasurable(["a", "b"], ["test", "test"]) == []
 
 
+def test_classes_that_a_fold_tests_and_can_not_learn_are_told_with_their_folds():
+    labels = ["a", "a", "b", "b", "c", "c"]
+    first = np.array([True, False, False, False, True, True])
+    told = splits.unlearnable_in_folds(labels, [(~first, first), (first, ~first)])
+    assert [line.partition(",")[0] for line in told] == [
+        "no training face of c in fold 1 (tests 2)",
+        "no training face of b in fold 2 (tests 2)",
+    ]
+    half = np.arange(6) % 2 == 0
+    assert splits.unlearnable_in_folds(labels, [(~half, half), (half, ~half)]) == []
+
+
 def test_small_classes_are_told():
     heard = []
     splits.check_classes(["happy"] * 50 + ["sad"] * 3, heard.append)

@@ -8,6 +8,7 @@ from fer_keras.evaluation.calibration import (
     expected_calibration_error,
     fit_temperature,
     reliability_curve,
+    why_no_temperature,
 )
 
 
@@ -82,6 +83,15 @@ def test_probabilities_of_zero_stay_finite():
 def test_temperature_without_faces_is_refused():
     with pytest.raises(DataError, match="validation faces"):
         fit_temperature(np.zeros((0, 3)), np.zeros(0, int))
+
+
+def test_few_faces_and_faces_that_are_all_right_or_all_wrong_tell_no_temperature():
+    said = np.tile([0.9, 0.1], (20, 1))
+    mixed = np.array([0] * 19 + [1])
+    assert why_no_temperature(said, mixed) is None
+    assert "20 validation faces or more, got 19" in why_no_temperature(said[1:], mixed[1:])
+    for truth, how in ((np.zeros(20, int), "right"), (np.ones(20, int), "wrong")):
+        assert f"all on 20 validation faces are {how}" in why_no_temperature(said, truth)
 
 
 def test_coverage_of_five_faces_is_that_counted_by_hand():

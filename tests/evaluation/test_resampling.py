@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import hypergeom
+from scipy.stats import binomtest, hypergeom, t
 
 from fer_keras.evaluation import resampling
 
@@ -120,6 +120,56 @@ def test_a_share_of_all_gets_an_interval_though_resampling_can_not_vary_it():
     draws = resampling.share_draws(np.ones((4000, 1)), np.array([40.0]), np.array([40.0]), np.random.default_rng(0))
     low, high = resampling.interval(np.ones(1), draws)
     assert high[0] == 1 and low[0] == pytest.approx(0.939, abs=0.01)  # Jeffreys: beta.ppf(0.025, 40.5, 0.5)
+
+
+def test_a_share_that_is_the_same_in_each_unit_is_no_point():
+    rng = np.random.default_rng(0)
+    draws = resampling.share_draws(np.full((4000, 1), 0.25), np.array([20.0]), np.array([80.0]), rng)
+    low, high = resampling.interval(np.array([0.25]), draws)
+    assert low[0] < 0.19 and high[0] > 0.31  # 20 of 80: +- 0.095
+
+
+def wilson(hits, count):
+    found = binomtest(hits, count).proportion_ci(method="wilson")
+    return found.low, found.high
+
+
+def test_persons_who_differ_by_chance_alone_are_worth_all_their_faces_but_for_student():
+    """400 persons with two faces each: both right of 100, one of 200, none of 100, as coins would fall."""
+    hits = np.repeat([2.0, 1.0, 0.0], [100, 200, 100])
+    assert resampling.share_interval(hits, np.full(400, 2.0)) == pytest.approx(wilson(400, 800), abs=5e-4)
+
+
+def test_faces_that_go_with_their_person_are_worth_one_each():
+    """60 persons of whom all five faces are right or all wrong: the interval is that of 60 faces, or a little wider."""
+    hits = np.repeat([5.0, 0.0], [24, 36])
+    low, high = resampling.share_interval(hits, np.full(60, 5.0))
+    assert (low, high) == pytest.approx(wilson(24, 60), abs=1e-3)
+    assert resampling.share_interval(np.full(10, 3.0), np.full(10, 3.0)) == pytest.approx(wilson(10, 10))
+
+
+@pytest.mark.parametrize("faces", [[4] * 10, [2, 2], [1, 30], [7, 1, 1, 40]])
+def test_an_interval_over_persons_holds_that_over_faces_and_is_wider_the_fewer_they_are(faces):
+    faces = np.array(faces, float)
+    for share in (0, 0.5, 1):
+        hits = np.ceil(faces * share)
+        low, high = resampling.share_interval(hits, faces)
+        inner = wilson(int(hits.sum()), int(faces.sum()))
+        assert 0 <= low <= inner[0] + 1e-12 and inner[1] - 1e-12 <= high <= 1
+    # Ten persons, two of four right each: 40 faces tell as much as 40 (z / t)^2 independent ones, of nine degrees of freedom.
+    low, high = resampling.share_interval(np.full(10, 2.0), np.full(10, 4.0))
+    worth = 40 * (1.959964 / t.ppf(0.975, 9)) ** 2
+    assert (high - low) / 2 == pytest.approx(0.5 * 1.959964 / np.sqrt(worth + 1.959964**2), rel=1e-6)
+    assert resampling.share_interval(np.full(2, 2.0), np.full(2, 4.0)) == pytest.approx(wilson(1, 2))
+
+
+def test_intervals_over_persons_hold_the_truth_as_often_as_they_say():
+    """Persons of ten faces whose own shares differ (intraclass correlation 0.2) around 0.7."""
+    rng = np.random.default_rng(0)
+    for persons in (3, 10, 40):
+        hits = rng.binomial(10, rng.beta(2.8, 1.2, (500, persons)))
+        found = [resampling.share_interval(one.astype(float), np.full(persons, 10.0)) for one in hits]
+        assert np.mean([low <= 0.7 <= high for low, high in found]) > 0.92
 
 
 def test_holm_multiplies_the_smallest_by_all_and_the_next_by_one_less():

@@ -320,6 +320,14 @@ def test_the_model_card_tells_of_figures_by_which_a_model_was_chosen_and_of_its_
     assert "rare classes (disgust, fear) rest on few pictures" in card
 
 
+def test_the_model_card_marks_figures_on_faces_that_the_model_learnt(original):
+    known = read_metadata(original)
+    card = model_card({**known, "figures": [{**known["figures"][0], "n_learnt": 31}]})
+    assert "| majority | 3000 (31 learnt) | 0.8412 |" in card
+    assert "`learnt` are faces that the model, or one that it builds on, was trained on, so these figures flatter it" in card
+    assert "learnt`" not in model_card(known)
+
+
 def test_the_model_card_of_an_unmeasured_model_says_so(original):
     card = model_card({**read_metadata(original), "figures": [], "trained_on": ""})
     assert "None were measured." in card

@@ -41,6 +41,7 @@ def test_the_exported_model_has_the_mean_of_the_weights(runs, folder, dataset, c
     np.testing.assert_allclose(said, np.asarray(model(faces.astype(np.float32))), atol=1e-5)
     metadata = json.loads((folder / "models" / "mean" / "metadata.json").read_text())
     assert metadata["trained_on"]["mean_of"] == ["first", "second"]
+    assert "epochs" not in metadata["trained_on"] and "epochs: None" not in (folder / "models/mean/README.md").read_text()
     assert metadata["figures"][0]["split"] == "test"
     made = RunFolder.open(folder / "mean")
     assert made.finished and any("Exported" in line for line in lines)
@@ -63,6 +64,26 @@ def test_what_has_no_mean_is_refused(runs, folder, dataset, tmp_path, capsys):
     ]:
         assert expected in refused(average.main, capsys, *words, "--saved-models", folder / "models", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mean_remembers_what_any_of_its_runs_had_learnt_and_who_taught_it(runs, dataset, tmp_path):
+    from training.config import TrainConfig
+    from training.scoring import rows_learnt
+    from training.train import taught_by
+
+    copies = []
+    for one, splits, taught in zip(runs, (["test"], []), ({"teacher": "models/ann", "teacher_share": 0.5}, {}), strict=True):
+        copy = RunFolder(shutil.copytree(one.path, tmp_path / one.name))
+        description = json.loads((copy.path / "config.json").read_text())
+        description |= {"learnt_before": {"splits": splits}, "settings": {**description["settings"], **taught}}
+        (copy.path / "config.json").write_text(json.dumps(description))
+        copies.append(copy)
+    made = average.average(copies, TrainConfig.from_dict(copies[-1].config), tmp_path / "mean")
+    assert rows_learnt(made, dataset)[0].tolist() == sorted([*dataset.rows("train"), *dataset.rows("test")])
+    told = {"teacher": "ann", "teacher_share": 0.5, "teacher_asked": "faces"}
+    assert taught_by(made) == taught_by(copies[0]) == told and taught_by(copies[1]) == {}
+    other = {**told, "teacher": ["bea", "ann"]}
+    assert average._joined([told, {}, other]) == {**told, "teacher": ["ann", "bea"]}
 
 
 class Killed(BaseException):

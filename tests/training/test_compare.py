@@ -119,6 +119,8 @@ def test_where_persons_have_several_faces_whole_persons_are_drawn_and_exchanged(
     low, high = result["models"]["one"]["accuracy_ci95_identities"]
     assert f"{low:.3f} to {high:.3f}" in said
     assert "McNemar" in comparison_text(alone) and "persons" not in comparison_text(alone)
+    ann = comparison_text(compare(models, write_faces(here / "ann", faces, names, ["test"] * 60, identity=["ann"] * 60)))
+    assert "60 faces are all of one person" in ann and "whole persons exchanged" in ann and "McNemar" not in ann
 
 
 def test_models_of_other_data_are_said_to_be_such(trained, here):

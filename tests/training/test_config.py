@@ -4,6 +4,7 @@ import re
 import pytest
 
 from fer_keras.errors import ConfigError
+from fer_keras.files import whole_folder
 from training import config, train
 
 
@@ -62,12 +63,44 @@ def test_balance_none_undoes_all_that_the_file_says_of_it(tmp_path):
         ("--no-augment --dark 0.8", "--dark.*leave out --no-augment"),
         ("--dro-step 0.1 --balance label", "--dro-step.*--balance-by dro"),
         ("--balance-power 0.5", "--balance-power.*--balance label"),
+        ("--no-augment --rotate 3", "--rotate changes nothing here.*leave out --no-augment"),
+        ("--no-augment --balance label --balance-by augment --erase 0.1", "--erase changes nothing here"),
+        ("--optimizer sgd --weight-decay 0.5", "--weight-decay.*--optimizer adamw"),
+        ("--epochs 3 --best-after 3", "--best-after 3 leaves no epoch to choose from; there are 3"),
+        ("--arch densenet --epochs 3 --best-after 6", "--best-after 6 leaves no epoch to choose from; there are 6"),
+        ("--arch densenet --finetune-epochs 0 --rotate 3", "--rotate.*give --feature-views"),
+        ("--arch densenet --finetune-epochs 0 --batch-size 8", "--batch-size.*give --frozen-batch-size"),
+        ("--arch densenet --finetune-epochs 0 --mixup 0.2", "--mixup.*pictures, not cached features"),
+        ("--arch densenet --finetune-epochs 0 --finetune-lr 1e-4", "--finetune-lr.*then fine-tuned"),
+        ("--arch densenet --frozen-epochs 0 --unfreeze-blocks 2", "--unfreeze-blocks.*then fine-tuned"),
+        ("--arch densenet --frozen-epochs 0 --frozen-batch-size 8", "--frozen-batch-size.*with frozen epochs"),
+        ("--arch densenet --frozen-epochs 0 --frozen-features live", "--frozen-features.*with frozen epochs"),
+        ("--arch densenet --frozen-epochs 0 --feature-views 2", "--feature-views.*with frozen epochs"),
+        ("--arch densenet --no-augment --feature-views 3", "--feature-views.*varied pictures"),
+        ("--arch densenet --frozen-features live --feature-views 3", "--feature-views.*cached"),
         ("--option normalize=[a", r"--option normalize can't be '\[a'"),
     ],
 )
 def test_flags_that_change_nothing_or_make_no_sense_are_refused(words, expected, capsys):
-    assert train.main(words.split()) == 2
+    assert train.main([*words.split(), "--data", "nowhere"]) == 2
     assert re.search(expected, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--no-augment --balance label --balance-by augment --no-flip --rotate 3 --shift 0 --brightness 0 --contrast 0.1",
+        "--epochs 3 --best-after 2 --batch-size 8",
+        "--arch densenet --finetune-epochs 0 --balance label --balance-by augment --rotate 3",
+        "--arch densenet --finetune-epochs 0 --feature-views 2 --rotate 3 --zoom 0.1",
+        "--arch densenet --finetune-epochs 0 --frozen-features live --frozen-batch-size 8 --rotate 3 --mixup 0.2",
+        "--arch densenet --finetune-epochs 2 --rotate 3 --cutmix 1 --finetune-lr 1e-4 --unfreeze-blocks 2 --feature-views 2",
+        "--arch densenet --frozen-epochs 0 --rotate 3 --cutmix 1",
+    ],
+)
+def test_flags_that_change_something_are_taken(words):
+    args = train.build_parser().parse_args(words.split())
+    config.refuse_idle(config.given_settings(args), config.from_arguments(args, None))
 
 
 def test_what_a_file_holds_for_another_network_is_left_alone(tmp_path):
@@ -166,6 +199,26 @@ def test_a_name_to_export_under_is_not_that_of_another_folder(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="mine is not an exported model"):
         train.check_export(settings)
+
+
+@pytest.mark.parametrize("export", [None, "mine"])
+@pytest.mark.parametrize("folder", ["file", "file/below", "nowhere"])
+def test_a_folder_for_models_that_is_a_file_is_told_before_the_training(tmp_path, export, folder):
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    settings = config.TrainConfig(export=export, saved_models=str(tmp_path / folder))
+    with pytest.raises(ConfigError, match=f"--saved-models .*{folder}: .*(file|nowhere) is no folder; name another"):
+        train.check_export(settings)
+
+
+@pytest.mark.parametrize(("letter", "longest"), [("a", 240), ("ä", 120)])
+def test_a_name_to_export_under_leaves_room_for_that_of_the_folder_while_it_is_written(tmp_path, letter, longest):
+    """A file system has names of 255 bytes."""
+    train.check_export(config.TrainConfig(export=letter * longest, saved_models=str(tmp_path)))
+    with whole_folder(tmp_path / (letter * longest)):
+        pass
+    with pytest.raises(ConfigError, match="--export is a name of 240 bytes at most, got 24[12]"):
+        train.check_export(config.TrainConfig(export=letter * (longest + 1), saved_models=str(tmp_path)))
 
 
 @pytest.mark.parametrize("line", ["weights:", "batch_size: null", "augment: ~"])

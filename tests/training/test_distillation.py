@@ -1,5 +1,6 @@
 """Trainings whose targets are partly what another model says."""
 
+import base64
 import dataclasses
 import json
 import shutil
@@ -15,7 +16,7 @@ from fer_keras.data.pipeline import face_loader
 from fer_keras.errors import ConfigError
 from fer_keras.models.densenet import SHIPPED
 from fer_keras.models.exported import load_exported
-from training import kfold, train, variants
+from training import combining, kfold, scoring, train, variants
 from training.config import TrainConfig
 from training.distillation import notes_on_seen, taught, teacher_of_views
 from training.run_folder import RunFolder
@@ -163,6 +164,35 @@ def test_variants_judged_by_faces_that_a_teacher_saw_say_so(trained, here):
     _, notes = variants.judged_faces(data, None, settings)
     [note] = [note for note in notes if "flatter" in note]
     assert f"is taught by knows, which was trained on {', '.join(sorted(['train', split]))} faces" in note
+
+
+def test_a_run_remembers_what_its_starting_model_and_its_teacher_had_learnt(trained, here):
+    """Faces of the export's own splits, of which its metadata tells some: every other test face."""
+    data = FaceDataset.load(trained.data)
+    train_rows, test_rows = data.rows("train"), data.rows("test")
+    knows = Path(_model_that_saw(trained, here / "knows", ["test"]))
+    metadata = json.loads((knows / "metadata.json").read_text())
+    bits = np.packbits(np.arange(len(test_rows)) % 2 == 0)
+    metadata["trained_on"]["rows"] = base64.b64encode(bits).decode()
+    (knows / "metadata.json").write_text(json.dumps(metadata))
+    expected = sorted([*train_rows, *test_rows[::2]])
+    runs = []
+    for word in ("weights", "teacher"):
+        settings = TrainConfig(data=str(data.path), arch="cnn", out=str(here / word), **{word: str(knows)})
+        runs.append(train.start_run(settings.resolved(), data))
+    plain = train.start_run(TrainConfig(data=str(data.path), arch="cnn", out=str(here / "plain")).resolved(), data)
+    old = RunFolder(shutil.copytree(runs[0].path, here / "old"))
+    description = json.loads((old.path / "config.json").read_text())
+    del description["learnt_before"]
+    (old.path / "config.json").write_text(json.dumps(description))
+    assert scoring.rows_learnt(old, data)[0].tolist() == expected  # the model that it names is still there
+    shutil.rmtree(knows)
+    assert [scoring.rows_learnt(run, data)[0].tolist() for run in runs] == [expected, expected]
+    assert [scoring.rows_learnt(run, data)[0].tolist() for run in (plain, old)] == [train_rows.tolist()] * 2
+    member = combining.Member("run", runs[0].path, runs[0].spec, runs[0].labels)
+    faces = combining.choose_faces([member], data, None)
+    assert (faces.split, faces.rows.tolist()) == ("test", test_rows[1::2].tolist())
+    assert faces.learnt == 0
 
 
 def test_a_backbone_that_auto_takes_and_that_saw_the_faces_is_told(trained, here, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 from bands import LABELS, banded_faces, write_faces
 
 from fer_keras.errors import FerError, ModelError
+from fer_keras.models.exported import read_weights
 from fer_keras.models.registry import ModelSpec
 from training import combining, ensemble, scoring, train
 from training.combining import choose_faces
@@ -171,6 +172,16 @@ def test_a_finished_ensemble_is_left_alone(inside, capsys):
     assert "is finished: saved_models/pair" in capsys.readouterr().out
 
 
+def test_an_ensemble_whose_exported_model_was_removed_is_exported_again(inside, capsys):
+    shutil.move("saved_models/pair", "saved_models/moved")
+    assert ensemble.main(["--resume", "runs/pair"]) == 0
+    assert "Exported: saved_models/pair" in capsys.readouterr().out
+    again, before = (read_weights(f"saved_models/{name}") for name in ("pair", "moved"))
+    for now, then in zip(again, before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    shutil.rmtree("saved_models/moved")
+
+
 def test_an_ensemble_that_can_not_go_on_keeps_its_folder(inside, capsys):
     shutil.copytree("runs/pair", "runs/lost", ignore=shutil.ignore_patterns("member-*"))
     described = json.loads(Path("runs/lost/ensemble.json").read_text())
@@ -314,11 +325,22 @@ def test_where_members_saw_everything_nothing_is_fitted_and_a_note_says_that_it_
         pd.DataFrame({"row": np.arange(324), "split": "train"}).to_csv(run / "rows.csv", index=False)
     members = ensemble.joined_members(["runs/all-1", "runs/all-2"])
     faces = choose_faces(members, FaceDataset.load("bands"), None)
-    assert len(faces.fit_rows) == 0 and len(faces.rows) == 84
+    assert len(faces.fit_rows) == 0 and len(faces.rows) == faces.learnt == 84
     assert "all figures flatter, and no weights are fitted" in faces.notes[-1]
     line = refused(capsys, "--join", "runs/all-1", "runs/all-2", "--combine", "weighted", "--out", "runs/never")
     assert "fits weights on validation faces, and all of" in line and "or all but a few (under 20)" in line
     assert not (inside / "runs/never").exists()
+
+
+@pytest.mark.parametrize(("known", "fitted"), [(20, True), (19, False)])
+def test_an_ensemble_has_no_temperature_of_few_faces(known, fitted):
+    said = np.random.default_rng(0).dirichlet([1, 1, 1], (2, 50)).astype(np.float32)
+    truth = np.arange(50) % 3
+    rows, parts = np.arange(50), [(np.arange(known), np.arange(50))]
+    faces = combining.Faces("label", "test", rows[:known], truth[:known], rows, truth, parts, [])
+    combined, calibrated = combining.crossfitted(combining.Answers(said[:, :known], said, said), faces, "mean")
+    np.testing.assert_allclose(combined, said.mean(axis=0), atol=1e-6)
+    assert (calibrated is not None) is fitted
 
 
 def test_without_test_faces_each_half_is_scored_with_what_the_other_gave(inside):

@@ -145,6 +145,10 @@ def test_where_persons_are_known_an_interval_draws_them_whole(trained, here, cap
     assert high - low > 1.5 * np.ptp(entry["accuracy_ci95"])
     told = f"where persons are drawn, not faces, the 95% interval of its accuracy is {low:.3f} to {high:.3f}"
     assert told in capsys.readouterr().out
+    manifest.assign(identity="ann").to_csv("people/manifest.csv", index=False)
+    assert main([*command, "--no-figures"]) == 0
+    assert "accuracy_ci95_identities" not in json.loads((here / "figures.json").read_text())["models"]["bands-cnn"]
+    assert "84 faces are all of one person" in capsys.readouterr().out
 
 
 def test_several_models_are_keyed_by_name_and_weights(trained, here):
@@ -210,6 +214,37 @@ def test_faces_that_the_run_trained_on_are_told(trained, here):
     pd.concat([rows, pd.DataFrame({"row": [300, 301], "split": "train"})]).to_csv(here / "run" / "rows.csv", index=False)
     result = evaluate_run(RunFolder.open(here / "run"), figures=False)
     assert any("trained on 2 of these 84 faces" in note for note in result["notes"])
+
+
+def test_faces_that_the_run_learnt_through_what_it_builds_on_are_told_and_counted(trained, here):
+    from training.train import figure_entry
+
+    shutil.copytree(trained.one, here / "run")
+    description = json.loads((here / "run" / "config.json").read_text())
+    description["learnt_before"] = {"splits": ["test"]}
+    (here / "run" / "config.json").write_text(json.dumps(description))
+    result = evaluate_run(RunFolder.open(here / "run"), figures=False)
+    assert "best was trained on 84 of these 84 faces; its figures flatter it" in result["notes"]
+    best = result["models"]["best"]
+    assert figure_entry(best, result, "bands")["n_learnt"] == 84
+    assert "n_learnt" not in figure_entry({**best, "n_learnt": 0}, result, "bands")
+
+
+def test_a_run_that_is_not_finished_and_has_few_validation_faces_is_said_to_be_such(trained, evaluated, here):
+    """Its temperature would be whatever five faces give; it stays 1."""
+    assert not [note for note in evaluated[0]["notes"] if "to its end" in note or "temperature" in note]
+    shutil.copytree(trained.one, here / "run")
+    (here / "run" / "state").mkdir()
+    rows = pd.read_csv("run/rows.csv")
+    rows.drop(rows.index[rows["split"] == "validation"][5:]).to_csv("run/rows.csv", index=False)
+    result = evaluate_run(RunFolder.open("run"))
+    assert "best: its training has not come to its end; go on with python -m training.train --resume run" in result["notes"]
+    [told] = [note for note in result["notes"] if note.startswith("best: no temperature is fitted, it stays 1")]
+    assert "20 validation faces or more, got 5" in told
+    best = result["models"]["best"]
+    assert best["temperature"] == 1 and best["ece_calibrated"] == pytest.approx(best["ece"])
+    page = (here / result["out"] / "report.html").read_text()
+    assert "got 5" in page and "no validation faces to fit it on" not in page and "fitted on None" not in page
 
 
 def test_faces_that_an_exported_model_was_trained_on_are_told(trained, here, capsys):

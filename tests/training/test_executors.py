@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,9 @@ def work(task):
         raise TrainingError("the loss became nan;\nlower the learning rate")
     if task == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if isinstance(task, Path):
+        task.write_text(str(os.getpid()))
+        time.sleep(60)
     if task == "sleep":
         time.sleep(60)
     return task, os.environ.get("OMP_NUM_THREADS")
@@ -91,3 +97,58 @@ def test_who_stops_listening_stops_what_is_under_way(tmp_path):
     assert time.monotonic() - began < 20
     with pytest.raises(StopIteration):
         next(running)
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from test_executors import ProcessExecutor, work
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    try:
+        list(ProcessExecutor(2, folder / "log").run(work, [folder / "one", folder / "two"]))
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+"""
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_running(pid):
+    """A zombie, which a container may keep, is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_who_is_ended_by_another_leaves_no_process_at_work(tmp_path, name):
+    (tmp_path / "alone.py").write_text(ALONE)
+    here = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent.parent)])}
+    command = [sys.executable, str(tmp_path / "alone.py"), str(tmp_path)]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        started = [tmp_path / "one", tmp_path / "two"]
+        wait_until(lambda: all(file.is_file() and file.read_text() for file in started) or process.poll() is not None)
+        workers = [int(file.read_text()) for file in started]
+        process.send_signal(getattr(signal, name))
+        said = process.communicate(timeout=30)[1]
+    wait_until(lambda: not any(map(is_running, workers)))
+    assert name == "SIGKILL" or (process.returncode, said) == (1, "stopped\n")
+
+
+def test_sigterm_means_what_it_did_once_the_tasks_are_done(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    running = ProcessExecutor(1, tmp_path / "log").run(work, ["a", "b"])
+    next(running)
+    assert signal.getsignal(signal.SIGTERM) != before
+    running.close()
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -118,6 +118,51 @@ def test_an_interval_over_persons_is_never_a_point():
         assert low <= correct.mean() <= high and 0.1 < high - low < 0.35  # as ten faces, of which all are right
 
 
+@pytest.mark.parametrize(("persons", "faces", "right"), [(40, 2, [1, 0]), (10, 4, [1, 1, 0, 0]), (20, 4, [1, 0, 0, 0])])
+def test_persons_of_whom_as_many_faces_are_right_give_no_narrower_interval_than_faces(persons, faces, right):
+    from scipy.stats import binomtest
+
+    from training.scoring import identities_interval
+
+    correct = np.tile(np.array(right, bool), persons)
+    low, high = identities_interval(correct, np.repeat(np.arange(persons), faces).astype(str))["accuracy_ci95_identities"]
+    inner = binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")
+    assert low <= inner.low < inner.high <= high
+
+
+def test_one_person_tells_nothing_of_others_and_a_reader_is_told():
+    from fer_keras.evaluation.paired import one_person_note, persons_note
+    from training.scoring import identities_interval
+
+    alone = np.repeat("ann", 8)
+    assert identities_interval(np.arange(8) < 2, alone) == {}
+    assert one_person_note(alone) == persons_note(alone)
+    assert "8 faces are all of one person" in persons_note(alone)[0] and "other people" in persons_note(alone)[0]
+    assert one_person_note(np.array(["ann", "ann", "bea"])) == [] == one_person_note(None)
+
+
+def test_a_class_of_one_person_is_told_with_the_fold_that_can_not_learn_it(tmp_path):
+    from training.folds import plan_folds
+
+    with DatasetWriter(tmp_path / "one", image_size=SIZE, channels=1) as writer:
+        for face in np.random.default_rng(1).integers(0, 256, (34, SIZE, SIZE, 1), np.uint8):
+            writer.add(face)
+        columns = {
+            "label": ["neutral", "happiness"] * 15 + ["anger"] * 4,
+            "split": ["train"] * 34,
+            "kept": [True] * 34,
+            "reason": [""] * 34,
+            "source": [""] * 34,
+            "identity": [f"p{index // 2}" for index in range(30)] + ["ann"] * 4,
+        }
+        dataset = writer.finish(columns, labels=LABELS)
+    told = []
+    parts = plan_folds(dataset, dataset.rows(), 3, [], 0, told.append)
+    [fold] = [number for number, part in enumerate(parts, start=1) if 30 in part["test"]]
+    [note] = [note for note in told if "no training face" in note]
+    assert f"anger in fold {fold} (tests 4), which can't be learnt there" in note
+
+
 def test_folds_and_validation_have_labels_and_groups_in_proportion(done, dataset):
     cells = (dataset.manifest["label"] + dataset.manifest["gender"]).to_numpy()
     share = pd.Series(cells[dataset.rows()]).value_counts(normalize=True)

@@ -9,8 +9,9 @@ from commandline import refused, run
 
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.models.densenet import learnt_size
-from fer_keras.models.exported import read_weights
-from fer_keras.models.transfer import SHIPPED_MODELS
+from fer_keras.models.exported import read_metadata, read_weights
+from fer_keras.models.registry import ModelSpec
+from fer_keras.models.transfer import SHIPPED_MODELS, load_exported_weights
 from training import train
 from training.config import TrainConfig
 from training.run_folder import RunFolder
@@ -40,6 +41,19 @@ def test_the_same_classes_keep_all_weights_and_the_options_of_the_model(trained,
         np.testing.assert_allclose(now, then, atol=1e-6)
 
 
+def test_the_same_classes_in_another_order_keep_the_last_layer_too(trained, here):
+    exported, metadata = RunFolder.open(trained.one).load_model("best"), read_metadata(trained.exported)
+    labels = [metadata["labels"][number] for number in (2, 0, 1)]
+    model = ModelSpec.from_dict(metadata["spec"]).build(seed=5)
+    assert load_exported_weights(model, labels, trained.exported).endswith(f"from the exported model {trained.exported}")
+    side = metadata["spec"]["image_size"]
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, side, side, 1)).astype(np.float32)
+    before, after = np.asarray(exported(pixels)), np.asarray(model(pixels))
+    for place, label in enumerate(labels):
+        np.testing.assert_allclose(after[:, place], before[:, metadata["labels"].index(label)], atol=1e-6)
+    assert np.ptp(before, axis=1).max() > 0.1  # the order shows
+
+
 def test_other_classes_get_a_new_last_layer(trained, here, capsys):
     faces, names = banded_faces(90)
     parts = ["train"] * 60 + ["validation"] * 15 + ["test"] * 15
@@ -61,6 +75,8 @@ def test_other_classes_get_a_new_last_layer(trained, here, capsys):
         (["--weights", "EXPORTED", "--arch", "resnet"], "is a cnn, its weights do not fit resnet; use it with --arch cnn"),
         (["--weights", "EXPORTED", "--layers", "4,4"], "do not fit this model; leave its options out"),
         (["--weights", "EXPORTED", "--rgb"], "as many channels"),
+        (["--weights", "EXPORTED", "--preset", "variant2"], "--preset variant2 does not go with --weights"),
+        (["--weights", "EXPORTED", "--option", "preset=variant1"], "--preset variant1 does not go with --weights"),
     ],
 )
 def test_what_does_not_fit_is_refused(trained, here, capsys, words, expected):

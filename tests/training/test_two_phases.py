@@ -111,6 +111,23 @@ def test_without_a_frozen_phase_the_whole_network_learns_from_scratch(shallow, d
         assert not np.array_equal(fresh.get_layer(name).get_weights()[0], ended.get_layer(name).get_weights()[0]), name
 
 
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_float16_has_its_loss_scaled_where_all_is_trained_at_once(shallow, dataset, tmp_path, monkeypatch, precision):
+    """It has no numbers as small as most gradients; bfloat16 has."""
+    import keras
+
+    class CompiledError(Exception):
+        pass
+
+    def stop(self, *args, **more):
+        raise CompiledError(type(self.optimizer).__name__)
+
+    monkeypatch.setattr(keras.Model, "fit", stop)
+    expected = "LossScaleOptimizer" if precision == "mixed_float16" else "AdamW"
+    with pytest.raises(CompiledError, match=f"^{expected}$"):
+        fit(dataset, tmp_path / "scratch", **{**DENSE, "frozen_epochs": 0, "precision": precision})
+
+
 def test_ctrl_c_in_the_first_epoch_of_fine_tuning_leaves_the_weights_that_it_began_with(dataset, shallow, eagerly, tmp_path):
     """The epoch that was cut short counts for nothing."""
     import os
@@ -131,4 +148,40 @@ def test_ctrl_c_in_the_first_epoch_of_fine_tuning_leaves_the_weights_that_it_beg
     began, final = run.spec.build(seed=0), run.load_model("final")
     began.load_weights(run.path / "state" / "phase.weights.h5")
     for ours, theirs in zip(final.get_weights(), began.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_ctrl_c_while_fine_tuning_loses_no_better_epoch_of_the_frozen_phase(dataset, shallow, eagerly, tmp_path, monkeypatch):
+    """While the second phase is young its latest epoch counts as its best; what Ctrl-C exports then may not count in the end."""
+    import signal
+
+    import keras
+
+    from training import loop
+    from training.config import TrainConfig
+
+    losses, evaluate, write_history = [1.0, 0.5, 2.0], keras.Model.evaluate, loop.write_history
+
+    def scripted(self, *args, **more):
+        return {**evaluate(self, *args, **more), "loss": losses.pop(0)}
+
+    def then_stop(path, history):
+        write_history(path, history)
+        if len(history) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(keras.Model, "evaluate", scripted)
+    monkeypatch.setattr(loop, "write_history", then_stop)
+    run, stopped = fit(dataset, tmp_path / "run", **{**DENSE, "frozen_epochs": 1, "best_after": 3})
+    assert (stopped.interrupted, stopped.best_epoch, stopped.best_val_loss) == (True, 2, 0.5)
+    began, best = run.spec.build(seed=0), run.load_model("best")
+    began.load_weights(run.path / "state" / "phase.weights.h5")  # those that fine-tuning began with
+    kernels = [model.get_layer("backbone").get_layer("conv5_block2_2_conv").get_weights()[0] for model in (began, best)]
+    assert not np.array_equal(*kernels)
+
+    monkeypatch.setattr(loop, "write_history", write_history)
+    parts = [dataset.subset(run.rows(split)) for split in ("train", "validation")]
+    result = loop.fit_one(TrainConfig.from_dict(run.config), *parts, run)
+    assert (result.epochs, result.best_epoch, result.best_val_loss) == (3, 1, 1.0)
+    for ours, theirs in zip(run.load_model("best").get_weights(), began.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
