@@ -31,18 +31,10 @@ ensemble_of() {
     esac
 }
 
-# Networks whose weights are the mean of those of trainings.
-mean_of() {
-    case "$1" in
-        ferplus-cnn-mean) echo "ferplus-cnn-large ferplus-cnn-views" ;;
-        *) return 1 ;;
-    esac
-}
-
 needs() {
     if [ -f "$configs/$1.yaml" ]; then
         sed -nE 's/^(weights|teacher): *//p' "$configs/$1.yaml" | grep -vx none || true
-    elif ! mean_of "$1" | tr ' ' '\n'; then
+    else
         ensemble_of "$1" | tr ' ' '\n' | sed -e 1d -e '/^--/d'
     fi
 }
@@ -62,7 +54,7 @@ if [ "${1-}" = --steps ]; then
 fi
 [ $# -gt 0 ] || set -- ferplus-cnn ferplus-ensemble fer2013-cnn ferplus-densenet121
 for name in "$@"; do
-    if [ ! -f "$configs/$name.yaml" ] && ! ensemble_of "$name" >/dev/null && ! mean_of "$name" >/dev/null; then
+    if [ ! -f "$configs/$name.yaml" ] && ! ensemble_of "$name" >/dev/null; then
         echo "$name is no step; take some of ferplus-cnn, ferplus-ensemble, fer2013-cnn, ferplus-densenet121" >&2
         exit 2
     fi
@@ -113,26 +105,9 @@ ensemble() {
         --saved-models "$into" --join "${join[@]}" ${options[@]+"${options[@]}"}
 }
 
-mean() {
-    if [ -f "$into/$1/metadata.json" ]; then
-        echo "$into/$1 is there"
-        return
-    fi
-    local member runs=()
-    for member in $(mean_of "$1"); do runs+=("runs/$into/$member"); done
-    rm -rf "runs/$into/$1"
-    python -m training.average "${runs[@]}" --out "runs/$into/$1" --export "$1" --saved-models "$into"
-}
-
 for name in "${steps[@]}"; do
     echo "== $name"
-    if [ -f "$configs/$name.yaml" ]; then
-        train "$name"
-    elif mean_of "$name" >/dev/null; then
-        mean "$name"
-    else
-        ensemble "$name"
-    fi
+    if [ -f "$configs/$name.yaml" ]; then train "$name"; else ensemble "$name"; fi
 done
 
 python - "$into" "$@" <<'END'
