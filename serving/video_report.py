@@ -22,6 +22,9 @@ STEPS = 400
 MAX_TIMELINES = 12
 MAX_LINES = 100
 MAX_PRINTED = 20
+#: Times in a film as long as this, in seconds, are told by the clock.
+LONG_S = 120
+_TICKS_S = (30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)
 
 
 @dataclass
@@ -96,7 +99,7 @@ def lines_of(summary: VideoSummary) -> list[str]:
     for person in summary.longest(MAX_PRINTED):
         label, frames = person.shown.most_common(1)[0]
         first, last = person.seen_s
-        seen = f"{first:.1f}-{last:.1f} s"
+        seen = f"{first:.1f}-{last:.1f} s" if facts.seconds < LONG_S else f"{clock_text(first)}-{clock_text(last)}"
         share = f"{frames / person.frames:.0%}"
         lines.append(
             f"  person {person.track_id:>3}  {seen:>15}  {person.frames:>6} frames  mostly {label:<12} {share:>4}"
@@ -135,7 +138,12 @@ def plot_timelines(summary: VideoSummary, labels: Sequence[str]) -> Figure:
         axes.set_ylabel(f"person {person.track_id}", rotation=0, ha="right", va="center")
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-    grid[-1].set_xlabel("seconds")
+    if summary.facts.seconds < LONG_S:
+        grid[-1].set_xlabel("seconds")
+    else:
+        step_s = next((step for step in _TICKS_S if summary.facts.seconds <= 10 * step), 10 * _TICKS_S[-1])
+        grid[-1].set_xticks(np.arange(0, summary.facts.seconds, step_s))
+        grid[-1].xaxis.set_major_formatter(lambda seconds, _: clock_text(seconds))
     handles = [Patch(color=label_colour(index), label=label) for index, label in enumerate(labels)]
     handles.append(Patch(color=GREY, label="uncertain"))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(9, len(handles)), frameon=False, fontsize=9)
@@ -149,14 +157,15 @@ def page_of(summaries: Sequence[VideoSummary], labels: Sequence[str], about: Seq
     notes = [
         *about,
         "Probabilities are calibrated and smoothed over time. A person is a face that was followed; who is out of view for some "
-        "seconds may come back as another. A model names what a face looks like to it, not what somebody feels.",
+        "seconds, or behind a cut of the film, may come back as another. A model names what a face looks like to it, not what "
+        "somebody feels.",
     ]
     sections = [("", "\n".join(report.paragraph_html(note, note=True) for note in notes))]
     for summary in summaries:
         facts = summary.facts
         parts = [
             report.paragraph_html(
-                f"{facts.seconds:.1f} seconds, {facts.frames} frames analysed, {_people(len(summary.people))}, "
+                f"{_length(facts.seconds)}, {facts.frames} frames analysed, {_people(len(summary.people))}, "
                 f"{summary.no_face} frames without a face."
             )
         ]
@@ -170,19 +179,32 @@ def page_of(summaries: Sequence[VideoSummary], labels: Sequence[str], about: Seq
             if len(summary.people) > len(timelines):
                 caption += f" Of {len(summary.people)} people, the {len(timelines)} seen longest."
             parts.append(report.image_html(plots.png_bytes(plot_timelines(summary, labels)), alt, caption))
-            parts.append(report.table_html(pd.DataFrame([_line(person, labels) for person in people]), decimals=2))
+            parts.append(report.table_html(pd.DataFrame([_line(person, labels, facts.seconds) for person in people]), decimals=2))
             if len(summary.people) > len(people):
                 parts.append(report.paragraph_html(f"And {len(summary.people) - len(people)} more, seen for a shorter time."))
         sections.append((facts.path, "\n".join(parts)))
     return report.html_page("Faces in videos", sections)
 
 
+def clock_text(seconds: float) -> str:
+    """1:05 or 1:01:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.1f} seconds" if seconds < LONG_S else f"{clock_text(seconds)} long"
+
+
 def _people(number: int) -> str:
     return f"{number} {'person' if number == 1 else 'people'}"
 
 
-def _line(person: Person, labels: Sequence[str]) -> dict[str, Any]:
+def _line(person: Person, labels: Sequence[str], film_s: float) -> dict[str, Any]:
     label, frames = person.shown.most_common(1)[0]
-    line = {"person": person.track_id, "from (s)": person.seen_s[0], "to (s)": person.seen_s[1], "frames": person.frames}
+    first, last = person.seen_s
+    times = {"from (s)": first, "to (s)": last} if film_s < LONG_S else {"from": clock_text(first), "to": clock_text(last)}
+    line = {"person": person.track_id, **times, "frames": person.frames}
     line |= {"mostly": label, "share of frames": frames / person.frames, "uncertain": person.uncertain / person.frames}
     return line | {f"mean {name}": float(value) for name, value in zip(labels, person.mean(), strict=True)}

@@ -362,6 +362,22 @@ def test_the_timeline_of_an_uneven_film_has_everybody_at_their_times():
     assert drawn_at(second.patches[0], 0.1, 4.1, 4.3, 4.7) == [False, False, True, True]
 
 
+def test_times_in_a_long_film_are_told_by_the_clock():
+    def film(step_s):
+        seen = TrackedFace(1, (0, 0, 9, 9), 0.9, (0.7, 0.3), "glad", 0.7, uncertain=False)
+        rows = [videos.FrameRows(number, number * step_s, (seen,) * (number > 5)) for number in range(30)]
+        [summary] = video_report.summarise([rows], [videos.VideoFacts("film", 30, 30 * step_s)])
+        [axes] = video_report.plot_timelines(summary, ("glad", "sad")).axes
+        page = video_report.page_of([summary], ("glad", "sad"), [])
+        return [label.get_text() for label in axes.get_xticklabels()], page, "\n".join(video_report.lines_of(summary))
+
+    ticks, page, lines = film(180.0)  # an hour and a half
+    assert ticks[:2] == ["0:00", "10:00"] and ticks[-1] == "1:20:00"
+    assert "1:30:00 long" in page and ">18:00<" in page and ">1:27:00<" in page and "18:00-1:27:00" in lines
+    _, page, lines = film(0.1)
+    assert "3.0 seconds" in page and "0.6-2.9 s" in lines
+
+
 def test_parquet_has_what_csv_has(clip, whole, tmp_path, capsys):
     pytest.importorskip("pyarrow", reason="needs pyarrow, the extra parquet")
     import pandas as pd
