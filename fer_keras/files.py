@@ -25,12 +25,15 @@ def file_to_write(path: str | os.PathLike) -> Path:
     if device or (os.path.exists(path) and not os.path.isfile(path)):
         what = "a folder" if os.path.isdir(path) else "a device or a pipe"
         raise ConfigError(f"{os.fspath(path)} is {what}; name a file")
-    for above in Path(path).parents:
-        if os.path.exists(above):
-            if not os.path.isdir(above):
-                raise ConfigError(f"{os.fspath(path)} can't be written: {above} is no folder")
-            break
+    above = nearest_there(Path(path).parent)
+    if os.path.exists(above) and not os.path.isdir(above):
+        raise ConfigError(f"{os.fspath(path)} can't be written: {above} is no folder")
     return Path(os.path.realpath(path))
+
+
+def nearest_there(folder: Path) -> Path:
+    """A folder, or where it is not there yet the nearest above it that is; the folder itself where none is."""
+    return next((each for each in (folder, *folder.parents) if os.path.exists(each)), folder)
 
 
 @contextlib.contextmanager

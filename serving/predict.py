@@ -26,7 +26,7 @@ from fer_keras import cli
 from fer_keras.data.images import IMAGE_SUFFIXES
 from fer_keras.detectors import DETECTORS
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.files import alone, file_to_write, writing_whole
+from fer_keras.files import alone, file_to_write, nearest_there, writing_whole
 from fer_keras.inference.joint import WAYS, JointRecognizer
 from fer_keras.runtime import RUNTIMES, choose_runtime
 from serving import outputs, videos
@@ -192,7 +192,7 @@ def _check_outputs(args: argparse.Namespace, files: Sequence[Picture], copies: d
 
 def _check_folder(option: str, folder: Path) -> None:
     """Raise ConfigError where nothing can be written below a folder, which may not be there yet; leaves nothing behind."""
-    there = next((each for each in (folder, *folder.parents) if os.path.exists(each)), folder)
+    there = nearest_there(folder)
     if os.path.exists(there) and not os.path.isdir(there):
         raise ConfigError(f"{option} names a folder, {there} is a file")
     try:

@@ -237,22 +237,20 @@ def crossfitted(
 
     Weights and temperature come from other faces than those they are applied to. chosen: members, by position; None: all.
     """
-    from fer_keras.evaluation.calibration import apply_temperature, fit_temperature, why_no_temperature
+    from fer_keras.evaluation.calibration import apply_temperature, temperature_if_any
     from fer_keras.inference import ensemble
 
     fit, score = (part if chosen is None else part[list(chosen)] for part in (answers.fit, answers.score))
     combined = np.empty(score.shape[1:])
-    calibrated: np.ndarray | None = np.empty(score.shape[1:])
+    calibrated, complete = np.empty(score.shape[1:]), len(faces.fit_rows) > 0
     for known, asked in faces.parts:
         weights = ensemble.fit(fit[:, known], faces.fit_truth[known], how)
         combined[asked] = ensemble.combine(score[:, asked], how, weights)
-        if calibrated is not None and len(known):
-            said, truth = ensemble.combine(fit[:, known], how, weights), faces.fit_truth[known]
-            if why_no_temperature(said, truth):
-                calibrated = None
-            else:
-                calibrated[asked] = apply_temperature(combined[asked], fit_temperature(said, truth))
-    return combined, calibrated if len(faces.fit_rows) else None
+        if len(known):
+            temperature, why_not = temperature_if_any(ensemble.combine(fit[:, known], how, weights), faces.fit_truth[known])
+            calibrated[asked] = apply_temperature(combined[asked], temperature)
+            complete = complete and not why_not
+    return combined, calibrated if complete else None
 
 
 def combine_members(members: Sequence[Member], dataset: FaceDataset, plan: Plan, out: Path) -> Path:
@@ -261,7 +259,7 @@ def combine_members(members: Sequence[Member], dataset: FaceDataset, plan: Plan,
     Returns the folder of the exported ensemble. Raises TrainingError where fewer than two members are left.
     """
     cli.import_tensorflow()
-    from fer_keras.evaluation.calibration import fit_temperature, no_temperature_note, why_no_temperature
+    from fer_keras.evaluation.calibration import no_temperature_note, temperature_if_any
     from fer_keras.inference import ensemble
 
     settings = TrainConfig.from_dict(plan.settings)
@@ -305,11 +303,9 @@ def combine_members(members: Sequence[Member], dataset: FaceDataset, plan: Plan,
     result, predictions = _figures(members, labels, parameters, dataset, faces, answers, weights, plan)
     shares, temperature = weights[plan.combine], 1.0
     if len(faces.fit_rows):
-        said = ensemble.combine(answers.fit, plan.combine, shares)
-        if why := why_no_temperature(said, faces.fit_truth):
-            result["notes"].append(no_temperature_note("the ensemble", why))
-        else:
-            temperature = fit_temperature(said, faces.fit_truth)
+        temperature, why_not = temperature_if_any(ensemble.combine(answers.fit, plan.combine, shares), faces.fit_truth)
+        if why_not:
+            result["notes"].append(no_temperature_note("the ensemble", why_not))
     result = {**result, "dropped": dropped, "out": str(out)}
     write_json(out / "metrics.json", result)
     ensemble_report.write_tables(out, result, predictions)

@@ -141,15 +141,14 @@ def _temperature(
 
     Never fitted on the scored split, unless that is validation. None, None, None where there are no faces to fit it on.
     """
-    from fer_keras.evaluation.calibration import fit_temperature, why_no_temperature
+    from fer_keras.evaluation.calibration import temperature_if_any
 
     if model.run is None:
         return model.temperature, None if model.temperature is None else "set when the model was exported", None
     same = scoring.is_own(model.run, faces.dataset)
     if same and faces.split == "validation":
-        if why := why_no_temperature(probabilities, truth):
-            return 1.0, None, why
-        return fit_temperature(probabilities, truth), "the validation faces that are scored here, so it flatters", None
+        temperature, why_not = temperature_if_any(probabilities, truth)
+        return temperature, None if why_not else "the validation faces that are scored here, so it flatters", why_not
     try:
         dataset = faces.dataset if same else model.run.dataset()
         protocol = faces.protocol
@@ -160,9 +159,9 @@ def _temperature(
     except DataError:  # the run's data is gone, or it held nothing back: the model is judged without a temperature
         return None, None, None
     scores = scoring.predict_rows(model, dataset, chosen.rows, batch_size)
-    if why := why_no_temperature(scores, positions):
-        return 1.0, None, why
-    return fit_temperature(scores, positions), f"{len(positions)} validation faces of the run's data, protocol {protocol}", None
+    temperature, why_not = temperature_if_any(scores, positions)
+    fitted_on = f"{len(positions)} validation faces of the run's data, protocol {protocol}"
+    return temperature, None if why_not else fitted_on, why_not
 
 
 def _write_tables(folder: Path, entry: _Judged, faces: ScoredFaces) -> None:

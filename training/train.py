@@ -233,7 +233,8 @@ def _fit_and_finish(run: RunFolder, dataset: FaceDataset, given: dict[str, Any] 
     settings = dataclasses.replace(settings, **(given or {}))
     if given:
         check_export(settings)
-    _check_saved_models(Path(settings.saved_models))
+    else:
+        _check_saved_models(Path(settings.saved_models))
     cli.import_tensorflow()
     from training.loop import fit_one
 

@@ -108,6 +108,12 @@ def why_no_temperature(probabilities: np.ndarray, y_true: np.ndarray) -> str | N
     return None
 
 
+def temperature_if_any(probabilities: np.ndarray, y_true: np.ndarray) -> tuple[float, str | None]:
+    """A temperature fitted on these faces, and None; or 1 and why none is, as of `why_no_temperature`."""
+    why = why_no_temperature(probabilities, y_true)
+    return (1.0, why) if why else (fit_temperature(probabilities, y_true), None)
+
+
 def no_temperature_note(name: str, why: str) -> str:
     """What is told of a model that has no fitted temperature. why: of `why_no_temperature`."""
     return f"{name}: no temperature is fitted, it stays 1: {why}"

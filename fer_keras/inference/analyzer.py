@@ -176,9 +176,8 @@ class Analyzer:
             return []  # what stood before the camera is gone
         self._recent = []
         known = [shot for shot in self._shots if time_s - shot.time_s <= _SHOT_KEPT_S]
-        back = max(known, key=lambda shot: _likeness(shot.picture, picture), default=None)
-        if back is not None and _likeness(back.picture, picture) < _SAME_SHOT_FROM:
-            back = None
+        alike = [shot for shot in known if _likeness(shot.picture, picture) >= _SAME_SHOT_FROM]
+        back = max(alike, key=lambda shot: _likeness(shot.picture, picture), default=None)
         known = [shot for shot in known if shot is not back]
         self._shots = [*known, _Shot(before, self._time_s, self._tracker.leave())][-_SHOTS_KEPT:]
         self._detected_s = None

@@ -197,15 +197,14 @@ class Tracker:
         """
         looked_for = {id(track) for track in tracks}
         taken = [track.box_xyxy_px for track in self.tracks if not track.missed and id(track) not in looked_for]
-        overlaps = [each and _overlap(track.box_xyxy_px, each.box_xyxy_px) for track, each in zip(tracks, found, strict=True)]
-        answers = [(overlap, track, each) for overlap, track, each in zip(overlaps, tracks, found, strict=True) if each]
+        pairs = [(track, each) for track, each in zip(tracks, found, strict=True) if each]
+        answers = [(_overlap(track.box_xyxy_px, each.box_xyxy_px), track, each) for track, each in pairs]
         for track in tracks:
             track.missed = True
         for overlap, track, detection in sorted(answers, key=lambda answer: -answer[0]):
             stale = self._now() - track.detected_s > self.redetect_s
-            if overlap < _LEAST_OVERLAP or stale:
-                continue
-            if not any(_overlap(detection.box_xyxy_px, box) > _SAME_FACE_OVERLAP for box in taken):
+            another = any(_overlap(detection.box_xyxy_px, box) > _SAME_FACE_OVERLAP for box in taken)
+            if overlap >= _LEAST_OVERLAP and not stale and not another:
                 taken.append(detection.box_xyxy_px)
                 self._see(track, detection, detected=False)
 
