@@ -3,7 +3,7 @@
     python -m benchmarks.tracking --portraits DIR [--only WORDS]
 
 Beside it, on the same frames, what is usually written first: the detector in every frame, boxes joined by their overlap
-(Hungarian method), remembered for a second. --portraits: a folder of square photographs of one person each, LFW's say; the
+(Hungarian method), remembered for a second. --portraits: a folder of square photographs (.jpg) of one person each, LFW's say; the
 first person of a name "Person_0001.jpg" counts once. Prints, a line a scene: the share of visible faces that have a box;
 changes of id; ids for how many people; ids that several people had; boxes where nobody was, as rows of a table would tell.
 """
@@ -11,10 +11,13 @@ changes of id; ids for how many people; ids that several people had; boxes where
 import argparse
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from fer_keras.cli import CommandParser, run
+from fer_keras.errors import DataError
 
 WIDTH, HEIGHT = 640, 360
 SEEN_SHARE = 0.65  # of a face that must be in view for it to count as visible
@@ -94,9 +97,11 @@ class Portraits:
     def __init__(self, folder: Path, count: int, detector: object) -> None:
         from PIL import Image
 
+        if not folder.is_dir():
+            raise DataError(f"{folder} is no folder; name one of photographs")
         self.pictures: list[np.ndarray] = []
         self.faces: list[np.ndarray] = []
-        people = {path.stem.rsplit("_", 1)[0]: path for path in sorted(folder.iterdir(), reverse=True)}
+        people = {path.stem.rsplit("_", 1)[0]: path for path in sorted(folder.glob("*.jpg"), reverse=True)}
         for _, path in sorted(people.items(), key=lambda item: hash_of(item[0])):
             if len(self.pictures) == count:
                 return
@@ -106,7 +111,7 @@ class Portraits:
             if len(found) == 1:
                 self.pictures.append(large[80:400, 80:400])
                 self.faces.append((np.array(found[0].box_xyxy_px) - 80) / 320)
-        raise SystemExit(f"{folder} has not {count} portraits of different people")
+        raise DataError(f"{folder} has not {count} portraits (.jpg) of different people with one face each")
 
     def paste(self, frame: np.ndarray, number: int, x: float, y: float, side: float) -> tuple[float, ...]:
         """Paste one, cut to an oval as heads are; gives the box of its face."""
@@ -231,12 +236,15 @@ def judged(film: Iterator, follow: Callable) -> list[str]:
     return [f"{found / visible:.2f}", str(changes), f"{len(frames_of)} for {len(people)}", str(shared_ids), str(extra)]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog="python -m benchmarks.tracking", description=__doc__)
     parser.add_argument("--portraits", type=Path, required=True, metavar="DIR")
     parser.add_argument("--only", default="", help="scenes with these words in their names")
-    args = parser.parse_args()
+    return run(_command, parser, argv)
+
+
+def _command(args: argparse.Namespace) -> None:
     from fer_keras.detectors import create_detector
     from fer_keras.inference.analyzer import Analyzer
 
@@ -257,4 +265,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
