@@ -1,6 +1,7 @@
 import gc
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -235,6 +236,60 @@ def test_mtcnn_on_openvino_needs_no_tensorflow(astronaut, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.split() == ["1", "False"]
+
+
+# Two threads, the first of the process to hand OpenVINO an array, waited for each other for ever (about every third time).
+FIRST_ARRAYS_OF_TWO_THREADS = """
+import sys, threading
+import numpy as np, openvino as ov
+from openvino import opset13 as ops
+from fer_keras.runtime import compile_openvino
+
+# The interpreter changes threads as often as it can.
+sys.setswitchinterval(1e-6)
+
+def request():
+    given = ops.parameter([4], np.float32)
+    return compile_openvino(ov.Model([ops.relu(given)], [given]), callers=2).create_infer_request()
+
+start = threading.Barrier(2)
+
+def infer(request):
+    start.wait()
+    request.infer([np.ones(4, np.float32)], share_inputs=True)
+
+threads = [threading.Thread(target=infer, args=(request(),)) for _ in range(2)]
+for each in threads: each.start()
+for each in threads: each.join()
+"""
+
+
+def test_the_first_arrays_of_openvino_may_come_from_two_threads():
+    pytest.importorskip("openvino")
+    for _ in range(5):
+        subprocess.run([sys.executable, "-c", FIRST_ARRAYS_OF_TWO_THREADS], check=True, timeout=60)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="looks at what glibc's malloc does")
+def test_a_stream_of_frames_keeps_its_memory():
+    """What a detection frees is not given back to the system to be asked for again: that took as long as the detection."""
+    pytest.importorskip("openvino")
+    code = """
+import resource, numpy as np
+from fer_keras.detectors import create_detector
+
+detector = create_detector("mtcnn")
+frame = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+for _ in range(5):
+    detector.detect(frame)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    detector.detect(frame)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 10)
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+        assert float(done.stdout) < 100  # pages; in most processes 1,500 to 2,800 without
 
 
 def test_an_unknown_runtime_is_told_with_those_there_are():

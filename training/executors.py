@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fer_keras.cli import one_line
+from fer_keras.runtime import usable_cores
 
 _FAREWELL_S = 15
 
@@ -82,7 +83,7 @@ class ProcessExecutor:
                     lane.stop()
 
     def _threads(self) -> int:
-        return max(1, len(os.sched_getaffinity(0)) // self.jobs if hasattr(os, "sched_getaffinity") else 1)
+        return max(1, usable_cores() // self.jobs)
 
 
 class _Lane:

@@ -13,13 +13,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from fer_keras.detectors.checks import check_image
-from fer_keras.detectors.mtcnn_networks import MEAN, MtcnnNetworks, PatchNetwork, ProposalNetwork
+from fer_keras.detectors.mtcnn_networks import CALLERS, MEAN, MtcnnNetworks, PatchNetwork, ProposalNetwork
 from fer_keras.errors import DataError
+from fer_keras.runtime import keep_freed_memory
 from fer_keras.types import Detection
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ _FRAME_SIZES_KEPT = 4
 #: Batches are padded to one of these, since a runtime prepares itself for each size that it meets; larger ones are cut up.
 _BATCHES = (1, 2, 3, 4, 6, *range(8, 65, 8))
 
+_Share = TypeVar("_Share")
+
 
 class MtcnnDetector:
     """MTCNN with the weights of the `mtcnn` package. The score is a probability.
@@ -55,10 +58,11 @@ class MtcnnDetector:
     """
 
     def __init__(self, min_face_px: int = _DEFAULT_MIN_FACE_PX, runtime: str = "auto") -> None:
+        keep_freed_memory()
         self._networks = MtcnnNetworks(runtime)
         self._frames: OrderedDict[tuple[int, int], _Frame | None] = OrderedDict()
         self._one_at_a_time = threading.Lock()
-        self._helper = ThreadPoolExecutor(1, thread_name_prefix="mtcnn")
+        self._helpers = ThreadPoolExecutor(CALLERS - 1, thread_name_prefix="mtcnn")
         self.min_face_px = min_face_px
 
     @property
@@ -77,9 +81,8 @@ class MtcnnDetector:
             frame = self._frame(*image_rgb.shape[:2])
             if frame is None:
                 return []
-            answers = frame.answers(image_rgb, self._helper)
+            boxes = _squared(_proposals(frame, frame.answers(image_rgb, self._helpers)))
             image = _four_channels(image_rgb)
-            boxes = _squared(_proposals(frame, answers()))
             boxes = _squared(self._refined(image, boxes))
             found = _detections(*self._output(image, boxes), image_rgb.shape)
         return [face for face in found if _longer_side(face) >= self.min_face_px - _SMALLER_BY_PX]
@@ -97,7 +100,7 @@ class MtcnnDetector:
             return []
         with self._one_at_a_time:
             image = _four_channels(image_rgb)
-            answers = _in_batches(self._networks.output_net, image, _squared(boxes), 48, self._helper)
+            answers = _in_batches(self._networks.output_net, image, _squared(boxes), 48)
         boxes, landmarks, scores = _adjusted(_squared(boxes), answers)
         found: list[Detection | None] = []
         for row in range(len(boxes)):
@@ -123,14 +126,14 @@ class MtcnnDetector:
         return frame
 
     def _refined(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        answers = _in_batches(self._networks.refine_net, image, boxes, 24, self._helper)
+        answers = _in_batches(self._networks.refine_net, image, boxes, 24)
         scores = _sigmoid(answers[:, 4])
         boxes = _moved(boxes, answers[:, :4], 1)
         order = _best_first(scores, scores > _MIN_SCORES["refine"])
         return boxes[order][_survivors(boxes[order], _MAX_OVERLAPS["refine"])]
 
     def _output(self, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        answers = _in_batches(self._networks.output_net, image, boxes, 48, self._helper)
+        answers = _in_batches(self._networks.output_net, image, boxes, 48)
         boxes, landmarks, scores = _adjusted(boxes, answers)
         order = _best_first(scores, scores > _MIN_SCORES["output"])
         order = order[_survivors(boxes[order], _MAX_OVERLAPS["output"], of_smaller=True)]
@@ -150,23 +153,25 @@ class _Levels:
     shrink_x: list[scipy.sparse.csr_array]
 
     @classmethod
-    def prepare(cls, height: int, width: int, sizes_xy: list[tuple[int, int]], networks: MtcnnNetworks, lasting: bool) -> _Levels:
+    def prepare(cls, height: int, width: int, sizes_xy: list[tuple[int, int]], network: ProposalNetwork) -> _Levels:
         import scipy.sparse
 
         return cls(
-            network=networks.proposal_net(sizes_xy, lasting),
+            network=network,
             sizes_xy=sizes_xy,
             shrink_y=scipy.sparse.vstack([_area_average(height, y) for _, y in sizes_xy], format="csr"),
             shrink_x=[_area_average(width, x) for x, _ in sizes_xy],
         )
 
     def pictures(self, image: np.ndarray) -> list[np.ndarray]:
-        """float32 (h, 3 * w), the channels side by side -> one float32 (1, x, y, 3) for each level."""
+        """float32 (h, w * 3) -> one float32 (1, x, y, 3) for each level."""
+        import cv2
+
         shrunk = self.shrink_y @ image
         levels, row = [], 0
         for (columns, rows), shrink in zip(self.sizes_xy, self.shrink_x, strict=True):
-            flipped = np.ascontiguousarray(shrunk[row : row + rows].reshape(rows * 3, -1).T)
-            levels.append((shrink @ flipped).reshape(1, columns, rows, 3))
+            x_major = cv2.transpose(shrunk[row : row + rows].reshape(rows, -1, 3))
+            levels.append((shrink @ x_major.reshape(-1, rows * 3)).reshape(1, columns, rows, 3))
             row += rows
         return levels
 
@@ -188,26 +193,26 @@ class _Frame:
     def prepare(cls, height: int, width: int, scales: list[float], networks: MtcnnNetworks, lasting: bool) -> _Frame:
         # The package hands `shape * scale` to TensorFlow, which cuts off the fractions.
         sizes = [(int(width * scale), int(height * scale)) for scale in scales]
-        corners = [_cell_corners(*size) for size in sizes]
+        # To make a level of the whole picture takes as long as P-net takes for a hundredth of its pixels.
+        shares = _fair_shares([x * y + width * height / 100 for x, y in sizes])
+        order = np.concatenate(shares)
+        parts = []
+        for caller, share in enumerate(shares):
+            some = [sizes[level] for level in share]
+            parts.append(_Levels.prepare(height, width, some, networks.proposal_net(some, lasting, caller)))
+        corners = [_cell_corners(*sizes[level]) for level in order]
         counts = [len(each) for each in corners]
-        # The largest level is half of the work: P-net is at it while the others are made.
         return cls(
-            parts=[_Levels.prepare(height, width, some, networks, lasting) for some in (sizes[:1], sizes[1:]) if some],
+            parts=parts,
             corners=np.concatenate(corners),
-            scales=np.repeat(scales, counts),
-            levels=np.repeat(np.arange(len(sizes)), counts),
+            scales=np.repeat(np.array(scales)[order], counts),
+            levels=np.repeat(order, counts),
         )
 
-    def answers(self, image_rgb: np.ndarray, helper: Executor) -> Callable[[], np.ndarray]:
-        """Have P-net look at all levels. Returns what waits for its answers: float32 (n, 5)."""
-        height, width = image_rgb.shape[:2]
-        # Channel by channel, since NumPy is slow with an innermost axis of three.
-        image = np.empty((height, 3, width), np.float32)
-        for channel in range(3):
-            image[:, channel] = image_rgb[:, :, channel]
-        image = image.reshape(height, -1)
-        waiting = [helper.submit(part.network, part.pictures(image)) for part in self.parts]
-        return lambda: np.concatenate([each.result() for each in waiting])
+    def answers(self, image_rgb: np.ndarray, helpers: Executor) -> np.ndarray:
+        """P-net's answers at all levels: float32 (n, 5)."""
+        image = image_rgb.astype(np.float32).reshape(len(image_rgb), -1)
+        return np.concatenate(_together(lambda part: part.network(part.pictures(image)), self.parts, helpers))
 
 
 def _pyramid_scales(height: int, width: int, min_face_px: int) -> list[float]:
@@ -236,7 +241,8 @@ def _area_average(size: int, smaller: int) -> scipy.sparse.csr_array:
     rows = np.broadcast_to(np.arange(smaller)[:, None], columns.shape)
     used = (covered > 1e-9) & (columns < size)
     values = (covered / (size / smaller)).astype(np.float32)
-    return scipy.sparse.csr_array((values[used], (rows[used], columns[used])), shape=(smaller, size))
+    places = rows[used].astype(np.int32), columns[used].astype(np.int32)
+    return scipy.sparse.csr_array((values[used], places), shape=(smaller, size))
 
 
 def _cell_corners(columns: int, rows: int) -> np.ndarray:
@@ -250,40 +256,46 @@ def _proposals(frame: _Frame, answers: np.ndarray) -> np.ndarray:
     """Boxes (n, 4) where P-net sees a face, best first."""
     least = _MIN_SCORES["proposal"]
     cells = np.flatnonzero(answers[:, 4] > math.log(least / (1 - least)))
-    cells = cells[np.argsort(-answers[cells, 4], kind="stable")]
-    corners, levels, logits = frame.corners[cells], frame.levels[cells], answers[cells, 4]
+    cells = cells[np.lexsort((-answers[cells, 4], frame.levels[cells]))]
+    corners = frame.corners[cells]
     windows = np.concatenate([corners, corners + (_WINDOW - 1)], axis=1)
     boxes = _moved(windows, answers[cells, :4], 0) / frame.scales[cells, None]
-    kept = []
-    for level in np.unique(levels):
-        here = np.flatnonzero(levels == level)
-        kept.append(here[_survivors(boxes[here], _MAX_OVERLAPS["level"])])
-    if not kept:
-        return np.empty((0, 4))
-    order = np.concatenate(kept)
-    order = order[np.argsort(-logits[order], kind="stable")]
-    return boxes[order][_survivors(boxes[order], _MAX_OVERLAPS["proposal"])]
+    kept = _survivors(boxes, _MAX_OVERLAPS["level"], groups=frame.levels[cells])
+    kept = kept[np.argsort(-answers[cells[kept], 4], kind="stable")]
+    return boxes[kept][_survivors(boxes[kept], _MAX_OVERLAPS["proposal"])]
 
 
-def _in_batches(network: PatchNetwork, image: np.ndarray, boxes: np.ndarray, size: int, helper: Executor) -> np.ndarray:
-    """The network's answers for the pictures in the boxes. While it is at one batch, the next is cut out."""
+def _in_batches(network: PatchNetwork, image: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
+    """The network's answers for the pictures in the boxes."""
 
-    def batch(some: np.ndarray) -> np.ndarray:
+    def answers(some: np.ndarray) -> np.ndarray:
         patches = np.full((next(each for each in _BATCHES if each >= len(some)), size, size, 4), MEAN, np.float32)
         patches[: len(some)] = _patches(image, some, size)
-        return patches
+        return network(patches)[: len(some)]
 
-    batches = [boxes[start : start + _BATCHES[-1]] for start in range(0, max(len(boxes), 1), _BATCHES[-1])]
-    waiting = [(helper.submit(network, batch(some)), len(some)) for some in batches]
-    return np.concatenate([answers.result()[:count] for answers, count in waiting])
+    starts = range(0, max(len(boxes), 1), _BATCHES[-1])
+    return np.concatenate([answers(boxes[start : start + _BATCHES[-1]]) for start in starts])
+
+
+def _together(work: Callable[[_Share], np.ndarray], shares: Sequence[_Share], helpers: Executor) -> list[np.ndarray]:
+    """What the work makes of each of the shares, at the same time: of the first in this thread, of the others in helpers."""
+    waiting = [helpers.submit(work, share) for share in shares[1:]]
+    return [work(shares[0]), *(each.result() for each in waiting)]
+
+
+def _fair_shares(costs: Sequence[float]) -> list[list[int]]:
+    """Numbers of the costs, the largest first, in as many lists as threads may work, of about the same sums."""
+    shares: list[list[int]] = [[] for _ in range(min(CALLERS, len(costs)))]
+    for number in sorted(range(len(costs)), key=lambda number: -costs[number]):
+        min(shares, key=lambda share: sum(costs[each] for each in share)).append(number)
+    return shares
 
 
 def _four_channels(image_rgb: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 3) -> uint8 (h, w, 4), so that a pixel can be taken as one number of four bytes. The fourth is zero."""
-    image = np.zeros((*image_rgb.shape[:2], 4), np.uint8)
-    for channel in range(3):
-        image[:, :, channel] = image_rgb[:, :, channel]
-    return image
+    """uint8 (h, w, 3) -> uint8 (h, w, 4), so that a pixel can be taken as one number of four bytes."""
+    import cv2
+
+    return cv2.cvtColor(image_rgb, cv2.COLOR_RGB2RGBA)
 
 
 def _patches(image: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
@@ -350,25 +362,29 @@ def _best_first(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return rows[np.argsort(-scores[rows], kind="stable")]
 
 
-def _survivors(boxes: np.ndarray, max_overlap: float, of_smaller: bool = False) -> np.ndarray:
+def _survivors(boxes: np.ndarray, max_overlap: float, of_smaller: bool = False, groups: np.ndarray | None = None) -> np.ndarray:
     """Rows of the boxes (n, 4), best first, that no better box overlaps by more than a share of the union (or the smaller).
 
     As in the package, and other than in greedy suppression, a box that is itself suppressed still suppresses others.
+    groups: (n,) rising numbers; boxes of other groups are let be. By default all boxes are one group.
     """
+    if groups is None:
+        groups = np.zeros(len(boxes), np.int64)
     x1, y1, x2, y2 = np.ascontiguousarray(boxes.T, np.float32)
     areas = (x2 - x1) * (y2 - y1)
     kept = np.empty(len(boxes), bool)
     block = 128
     for start in range(0, len(boxes), block):
         end = min(start + block, len(boxes))
-        some, better = slice(start, end), slice(0, end)
+        first = int(np.searchsorted(groups, groups[start]))
+        some, better = slice(start, end), slice(first, end)
         common = np.minimum(x2[some, None], x2[better]) - np.maximum(x1[some, None], x1[better])
         np.maximum(common, 0, out=common)
         common *= np.maximum(np.minimum(y2[some, None], y2[better]) - np.maximum(y1[some, None], y1[better]), 0)
         both = areas[some, None], areas[better]
         whole = np.minimum(*both) if of_smaller else np.add(*both) - common
-        too_much = (common > max_overlap * whole) & (common > 0)
-        kept[some] = ~np.tril(too_much, start - 1).any(axis=1)
+        too_much = (common > max_overlap * whole) & (common > 0) & (groups[some, None] == groups[better])
+        kept[some] = ~np.tril(too_much, start - first - 1).any(axis=1)
     return np.flatnonzero(kept)
 
 

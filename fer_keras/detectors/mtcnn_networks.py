@@ -21,6 +21,8 @@ from fer_keras.runtime import choose_runtime, compile_openvino
 
 #: How a pixel comes to the networks: (value - MEAN) / SPAN. It is folded into their first layers.
 MEAN, SPAN = 127.5, 128.0
+#: So many threads share the levels of a pyramid, each with a P-net of its own.
+CALLERS = 2
 
 _Arrays = list[np.ndarray]
 #: Pictures of each level, float32 (1, x, y, 3) -> float32 (cells of all levels end to end, 5): box offsets, logit of "face".
@@ -46,30 +48,32 @@ class MtcnnNetworks:
         self.refine_net: PatchNetwork = self._patch_network(_refine_net, self._weights["rnet"], 24)
         self.output_net: PatchNetwork = self._patch_network(_output_net, self._weights["onet"], 48)
 
-    def proposal_net(self, sizes_xy: Sequence[tuple[int, int]], lasting: bool) -> ProposalNetwork:
-        """P-net over all levels of a pyramid. sizes_xy: width and height of each level, 11 or more.
+    def proposal_net(self, sizes_xy: Sequence[tuple[int, int]], lasting: bool, caller: int) -> ProposalNetwork:
+        """P-net over some levels of a pyramid. sizes_xy: width and height of each level, 11 or more.
 
         lasting: as one graph made for these sizes, which takes some tenths of a second; else one that takes any size, and is
         slower by a quarter.
+        caller: which of the threads calls it, 0 <= caller < CALLERS.
         """
         if not lasting:
-            return lambda levels: np.concatenate([self._any_level(level) for level in levels])
+            any_level = self._any_level[caller]
+            return lambda levels: np.concatenate([any_level(level) for level in levels])
 
         def network(ops: Any, *levels: Any) -> Any:
             return ops.concat([self._of_level(ops, level) for level in levels])
 
-        run = self._engine.compile(network, [(1, *size, 3) for size in sizes_xy])
+        run = self._engine.compile(network, [(1, *size, 3) for size in sizes_xy], CALLERS)
         return lambda levels: run(*levels)
 
     @functools.cached_property
-    def _any_level(self) -> PatchNetwork:
-        return self._engine.compile(self._of_level, [(1, None, None, 3)])
+    def _any_level(self) -> list[PatchNetwork]:
+        return [self._engine.compile(self._of_level, [(1, None, None, 3)], CALLERS) for _ in range(CALLERS)]
 
     def _of_level(self, ops: Any, level: Any) -> Any:
         return ops.rows(_proposal_net(ops, self._weights["pnet"], level), 5)
 
     def _patch_network(self, network: Callable, weights: _Arrays, size: int) -> PatchNetwork:
-        return self._engine.compile(lambda ops, patches: network(ops, weights, patches), [(None, size, size, 4)])
+        return self._engine.compile(lambda ops, patches: network(ops, weights, patches), [(None, size, size, 4)], callers=1)
 
 
 # What the package's keras.Models are (mtcnn/network/*.py), in the order of their weights. Heads that share an input are one
@@ -154,7 +158,7 @@ class _TensorFlow:
         self._tf = tf
 
     @staticmethod
-    def compile(network: Callable, shapes: list[tuple]) -> Callable[..., np.ndarray]:
+    def compile(network: Callable, shapes: list[tuple], callers: int) -> Callable[..., np.ndarray]:
         import tensorflow as tf
 
         with tf.device("CPU:0"):
@@ -198,14 +202,14 @@ class _OpenVino:
         self._ops = opset13
 
     @staticmethod
-    def compile(network: Callable, shapes: list[tuple]) -> Callable[..., np.ndarray]:
+    def compile(network: Callable, shapes: list[tuple], callers: int) -> Callable[..., np.ndarray]:
         import openvino as ov
         from openvino import opset13 as ops
 
         inputs = [ops.parameter([-1 if length is None else length for length in shape], np.float32) for shape in shapes]
         channels_first = [ops.transpose(each, np.array([0, 3, 1, 2])) for each in inputs]
         model = ov.Model([network(_OpenVino(), *channels_first)], inputs)
-        request = compile_openvino(model).create_infer_request()
+        request = compile_openvino(model, callers=callers).create_infer_request()
         # The answer is copied, since the next call writes into the same memory.
         return lambda *arrays: request.infer(list(arrays), share_inputs=True)[0]
 
