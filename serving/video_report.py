@@ -175,7 +175,7 @@ def page_of(summaries: Sequence[VideoSummary], labels: Sequence[str], about: Seq
             people = summary.longest(MAX_LINES)
             timelines = summary.longest(MAX_TIMELINES)
             alt = f"Stacked probabilities over time of {_people(len(timelines))}"
-            caption = "Probability of each label over time; grey below: the most probable label is uncertain."
+            caption = "Probability of each label over time; grey below: the label is uncertain."
             if len(summary.people) > len(timelines):
                 caption += f" Of {len(summary.people)} people, the {len(timelines)} seen longest."
             parts.append(report.image_html(plots.png_bytes(plot_timelines(summary, labels)), alt, caption))

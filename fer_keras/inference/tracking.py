@@ -317,7 +317,8 @@ class SmoothedEmotions:
     """What is shown of one face: probabilities averaged over time, and a label that does not flicker.
 
     smoothing_s: time constant of the exponential average; a change is shown to 63% after so long, at any frame rate; 0: none.
-    lead: how far another label's probability must be ahead before it takes the place of the label shown.
+    lead: how far another label's probability must be ahead of the label shown before it takes its place, where frames follow each
+        other quickly. By as much as a frame counts for itself it is less: none without smoothing, or after seconds without a frame.
     """
 
     def __init__(self, smoothing_s: float, lead: float) -> None:
@@ -340,7 +341,7 @@ class SmoothedEmotions:
             self.probabilities = (kept * self._weight * self.probabilities + (1 - kept) * fresh) / weight
             self._weight = weight
             best = int(self.probabilities.argmax())
-            if self.probabilities[best] > self.probabilities[self._shown] + self._lead:
+            if self.probabilities[best] > self.probabilities[self._shown] + kept * self._lead:
                 self._shown = best
         self._time_s = time_s
 

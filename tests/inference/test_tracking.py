@@ -259,12 +259,23 @@ def test_smoothing_does_not_depend_on_how_regular_frames_come():
 
 
 def test_the_label_shown_changes_only_where_another_is_clearly_ahead():
-    emotions = SmoothedEmotions(smoothing_s=0.0, lead=0.1)
-    shown = []
-    for step, first in enumerate([0.6, 0.48, 0.52, 0.46, 0.44, 0.52, 0.54, 0.58]):
-        emotions.add(np.array([first, 1 - first]), float(step))
+    emotions = SmoothedEmotions(smoothing_s=0.5, lead=0.1)
+    shown, time_s = [], 0.0
+    for first in [0.6, 0.48, 0.52, 0.46, 0.44, 0.52, 0.54, 0.58]:
+        for _ in range(500):  # 5 s, after which the average is at it
+            emotions.add(np.array([first, 1 - first]), time_s)
+            time_s += 0.01
         shown.append(emotions.shown)
     assert shown == [0, 0, 0, 0, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(("smoothing_s", "apart_s"), [(0.0, 0.04), (0.5, 5.0)])
+def test_the_label_is_the_most_probable_where_each_frame_counts_for_itself(smoothing_s, apart_s):
+    """A table of frames seconds apart, or without smoothing, named a label of the frame before."""
+    emotions = SmoothedEmotions(smoothing_s, lead=0.1)
+    for frame, first in enumerate([0.6, 0.48, 0.52, 0.46, 0.505]):
+        emotions.add(np.array([first, 1 - first]), frame * apart_s)
+        assert emotions.shown == (first < 0.5)
 
 
 def test_without_smoothing_each_frame_counts_for_itself():
