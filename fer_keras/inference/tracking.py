@@ -317,8 +317,8 @@ class SmoothedEmotions:
     """What is shown of one face: probabilities averaged over time, and a label that does not flicker.
 
     smoothing_s: time constant of the exponential average; a change is shown to 63% after so long, at any frame rate; 0: none.
-    lead: how far another label's probability must be ahead of the label shown before it takes its place, where frames follow each
-        other quickly. By as much as a frame counts for itself it is less: none without smoothing, or after seconds without a frame.
+    lead: how far another label's probability must be ahead of that of the label shown before it takes its place, where frames
+        follow each other quickly. The more a frame counts for itself, the less: nothing without smoothing, or seconds apart.
     """
 
     def __init__(self, smoothing_s: float, lead: float) -> None:
