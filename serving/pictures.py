@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fer_keras.data.images import IMAGE_SUFFIXES, decode, in_parallel, resize, to_channels
+from fer_keras.data.images import IMAGE_SUFFIXES, decode, in_parallel, is_pipe_or_device, resize, to_channels
 from fer_keras.errors import DataError
 from fer_keras.types import Detection
+from serving.videos import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from fer_keras.detectors import Detector
@@ -24,6 +25,8 @@ BATCH_FACES = 64
 #: Decoded pixels that wait for a batch to fill (they are kept for drawing only), and threads that decode ahead.
 KEPT_BYTES = 128 * 1024**2
 DECODERS = 2
+#: Endings that tell what a file is.
+_KNOWN = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -69,46 +72,64 @@ def find_pictures(
     suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
     what: str = "picture",
     but: Path | None = None,
+    unread: Callable[[OSError], object] = lambda error: None,
 ) -> list[Picture]:
     """The pictures that paths, folders and patterns name, each once, in the order named, those of a folder by name.
 
     A folder gives its files that are called like pictures, with `recursive` those of its folders too. A pattern (*, ?, [...],
     ** for folders in between) is read where no file is called so. A file that is named itself is always taken; hidden ones of
-    folders are not. suffixes: what pictures are called, lower case; `what` says it in errors. but: a folder whose files are
-    taken only where it or they are named, since results go there.
-    Raises DataError where a path does not exist, a pattern fits nothing, or a folder has no picture.
+    folders are not. Two links to one file are two pictures. suffixes: what pictures are called, lower case; `what` says it in
+    errors. but: a folder whose files are taken only where it or they are named, since results go there. unread: is given the
+    error of each folder that can't be read, below one that is named or among several that a pattern fits.
+    Raises DataError where a path does not exist, can't be read or is a pipe or a device, a pattern fits nothing, or a folder has
+    no picture.
     """
     found: dict[Path, Picture] = {}
     but = but and but.resolve()
     for text in named:
         path = Path(text if os.path.exists(text) else os.path.expanduser(text))
+        if is_pipe_or_device(path):
+            raise DataError(f"{text} is a pipe or a device; name a {what} that is a file")
         if path.exists():
             matches = [path]
         elif glob.has_magic(text):
             matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(text), recursive=True))]
             matches = [match for match in matches if but is None or not match.resolve().is_relative_to(but)]
+            matches = [match for match in matches if not is_pipe_or_device(match)]
             if not matches:
                 raise DataError(f"no file fits the pattern {text!r}; quotes keep a pattern as it is, spelling and folder count")
         else:
             raise DataError(f"{text} does not exist; name pictures, folders or patterns such as 'photos/*.jpg'")
         for match in matches:
-            inside = list(_in_folder(match, recursive, suffixes, but)) if match.is_dir() else [Picture(match, Path(match.name))]
-            if not inside and len(matches) == 1:
+            single = len(matches) == 1
+            folder = _in_folder(match, recursive, suffixes, but, unread, single) if match.is_dir() else None
+            inside = [Picture(match, Path(match.name))] if folder is None else list(folder)
+            if not inside and single:
                 more = "" if recursive else "; with --recursive its folders are searched too"
                 raise DataError(f"{match} has no {what} in it ({', '.join(suffixes)}){more}")
             for picture in inside:
-                found.setdefault(picture.path.resolve(), picture)
+                # Not by what a link leads to: folders of links to contents, as git-annex makes them, have one for equal files.
+                found.setdefault(picture.path.parent.resolve() / picture.path.name, picture)
     if not found:
         raise DataError(f"there is no {what} in {', '.join(named)} ({', '.join(suffixes)})")
     return list(found.values())
 
 
-def _in_folder(folder: Path, recursive: bool, suffixes: tuple[str, ...], but: Path | None) -> Iterator[Picture]:
-    for inside, folders, files in os.walk(folder):
+def _in_folder(
+    folder: Path, recursive: bool, suffixes: tuple[str, ...], but: Path | None, unread: Callable[[OSError], object], needed: bool
+) -> Iterator[Picture]:
+    """needed: whether the folder itself has to be readable, while those below it never have to."""
+
+    def failed(error: OSError) -> None:
+        if needed and error.filename == os.fspath(folder):
+            raise DataError(f"{folder} can't be read: {error.strerror}") from error
+        unread(error)
+
+    for inside, folders, files in os.walk(folder, onerror=failed):
         folders[:] = sorted(name for name in folders if (Path(inside) / name).resolve() != but) if recursive else []
         for name in sorted(files):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                path = Path(inside) / name
+            path = Path(inside) / name
+            if name.lower().endswith(suffixes) and not name.startswith(".") and not is_pipe_or_device(path):
                 yield Picture(path, path.relative_to(folder))
 
 
@@ -143,10 +164,15 @@ def predict_pictures(
 
 
 def _read(picture: Picture) -> tuple[Result, np.ndarray | None]:
+    from PIL import UnidentifiedImageError
+
     try:
         pixels = decode(picture.path, 3)
     except DataError as error:
-        return Result(picture, (), error=str(error)), None
+        more = ""
+        if isinstance(error.__cause__, UnidentifiedImageError) and not picture.path.name.lower().endswith(_KNOWN):
+            more = "; where it is a video, --only videos reads it"
+        return Result(picture, (), error=f"{error}{more}"), None
     return Result(picture, (), pixels.shape[1], pixels.shape[0]), pixels
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -41,13 +42,16 @@ JPEG_QUALITY = 92
 #: Endings that drawn copies may have; the first is given to what has another.
 PICTURE_COPIES = (".png", ".jpg", ".jpeg")
 VIDEO_COPIES = (".mp4",)
+#: Drawn videos that are locked: a process may have so many files open at once, on macOS 256. Of more the first are, which
+#: tells of two runs on one folder.
+LOCKED_COPIES = 100
 
 
 def build_parser() -> cli.CommandParser:
     """The command line of `python -m serving.predict`."""
     parser = cli.CommandParser(prog="python -m serving.predict", description=__doc__)
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="pictures or videos, folders, or patterns such as 'photos/*.jpg'"
+        "paths", nargs="+", type=_name, metavar="PATH", help="pictures or videos, folders, or patterns such as 'photos/*.jpg'"
     )
     parser.add_argument("--recursive", action="store_true", help="search the folders inside folders too")
     parser.add_argument(
@@ -72,22 +76,31 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument(
         "--runtime", choices=("auto", *RUNTIMES), default="auto", help="what runs the models (default %(default)s)"
     )
-    parser.add_argument("--csv", metavar="FILE", help="write a table, one line a face (of a video: a face and frame)")
-    parser.add_argument("--json", metavar="FILE", help="pictures: write everything, probabilities of each model too")
-    parser.add_argument("--draw", metavar="DIR", help="write a copy of each picture or video with boxes and labels")
+    parser.add_argument("--csv", type=_name, metavar="FILE", help="write a table, one line a face (of a video: a face and frame)")
+    parser.add_argument("--json", type=_name, metavar="FILE", help="pictures: write everything, probabilities of each model too")
+    parser.add_argument("--draw", type=_name, metavar="DIR", help="write a copy of each picture or video with boxes and labels")
     parser.add_argument("--only", choices=("pictures", "videos"), help="where folders have both, which to take")
     video = parser.add_argument_group("videos")
-    video.add_argument("--parquet", metavar="FILE", help="write the table as Parquet (needs pyarrow)")
-    video.add_argument("--report", metavar="FILE", help="write a page (HTML) with the timeline of each person")
+    video.add_argument("--parquet", type=_name, metavar="FILE", help="write the table as Parquet (needs pyarrow)")
+    video.add_argument("--report", type=_name, metavar="FILE", help="write a page (HTML) with the timeline of each person")
     video.add_argument("--every", type=cli.positive_int, metavar="N", help="analyse each Nth frame only (default 1)")
     video.add_argument(
         "--detect-every", type=_seconds, metavar="S", help="look for new faces each S seconds (default 0.2; 0: each frame)"
     )
     video.add_argument(
-        "--smoothing", type=_seconds, metavar="S", help="average probabilities over about S seconds (default 0.5; 0: not at all)"
+        "--smoothing",
+        type=_seconds,
+        metavar="S",
+        help="average probabilities over about S seconds, and keep a label until another is ahead (default 0.5; 0: neither)",
     )
     video.add_argument("--restart", action="store_true", help="begin anew instead of going on with what a stopped run left")
     return parser
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, got an empty one")
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -109,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(args: argparse.Namespace) -> int:
     if args.weights is not None and args.combine != "weighted":
         raise ConfigError("--weights are for --combine weighted")
-    files, of_videos = _find(args)
+    unread: list[str] = []
+    files, of_videos = _find(args, unread)
     _check_options(args, of_videos)
     copies = plan_copies(files, Path(args.draw), VIDEO_COPIES if of_videos else PICTURE_COPIES) if args.draw else {}
     _check_outputs(args, files, copies)
@@ -124,17 +138,29 @@ def _command(args: argparse.Namespace) -> int:
 
     recognizer = JointRecognizer([Recognizer(path, runtime=args.runtime) for path in paths.values()], args.combine, args.weights)
     detector = create_detector(args.detector, args.min_face) if args.crop == "auto" else None
-    return (_videos if of_videos else _pictures)(files, recognizer, detector, copies, args)
+    code = (_videos if of_videos else _pictures)(files, recognizer, detector, copies, args)
+    if unread:
+        print(f"{_count(len(unread), 'folder')} could not be read; the warnings above say why")
+    return code
 
 
-def _find(args: argparse.Namespace) -> tuple[list[Picture], bool]:
-    """The files to read, and whether they are videos; never both, since their tables have other columns."""
+def _find(args: argparse.Namespace, unread: list[str]) -> tuple[list[Picture], bool]:
+    """The files to read, and whether they are videos; never both, since their tables have other columns.
+
+    unread: is given the folders that can't be read, which are told.
+    """
+
+    def tell(error: OSError) -> None:
+        unread.append(error.filename)
+        print(f"warning: {outputs.shown(error.filename)} can't be read: {error.strerror}", file=sys.stderr)
+
     suffixes, what = {
         None: ((*IMAGE_SUFFIXES, *videos.VIDEO_SUFFIXES), "picture or video"),
         "pictures": (IMAGE_SUFFIXES, "picture"),
         "videos": (videos.VIDEO_SUFFIXES, "video"),
     }[args.only]
-    files = find_pictures(args.paths, args.recursive, suffixes, what, but=Path(args.draw) if args.draw else None)
+    but = Path(args.draw) if args.draw else None
+    files = find_pictures(args.paths, args.recursive, suffixes, what, but, tell)
     if args.only is not None:
         # A file that is named itself is taken whatever it is called, unless it is called like the other kind.
         others = videos.VIDEO_SUFFIXES if args.only == "pictures" else IMAGE_SUFFIXES
@@ -205,25 +231,30 @@ def _check_folder(option: str, folder: Path) -> None:
 def plan_copies(pictures: Sequence[Picture], folder: Path, suffixes: tuple[str, ...] = PICTURE_COPIES) -> dict[Path, Path]:
     """Where the drawn copy of each picture goes: picture path -> file below `folder`.
 
-    The folders below a folder that was named are kept; of two that would have one name the second gets a number.
-    suffixes: endings that stay; another becomes the first of them.
+    The folders below a folder that was named are kept; of two that would have one name the second gets a number, but none gets
+    the name that another has already. suffixes: endings that stay; another becomes the first of them.
     Raises ConfigError where a copy would take the place of a picture that is read.
     """
     originals = {picture.path.resolve() for picture in pictures}
-    planned: dict[Path, Path] = {}
-    taken: set[Path] = set()
+    taken: dict[Path, Path] = {}  # target -> picture path
     for picture in pictures:
-        suffix = picture.path.suffix if picture.path.suffix.lower() in suffixes else suffixes[0]
-        plain = folder / picture.relative.with_suffix(suffix)
-        target, number = plain, 1
-        while target in taken:
-            number += 1
-            target = plain.with_stem(f"{plain.stem}-{number}")
+        if picture.path.suffix.lower() in suffixes:
+            taken.setdefault(folder / picture.relative, picture.path)
+    planned = {path: target for target, path in taken.items()}
+    for picture in pictures:
+        if picture.path not in planned:
+            suffix = picture.path.suffix if picture.path.suffix.lower() in suffixes else suffixes[0]
+            plain = folder / picture.relative.with_suffix(suffix)
+            target, number = plain, 1
+            while target in taken:
+                number += 1
+                target = plain.with_stem(f"{plain.stem}-{number}")
+            taken[target] = picture.path
+            planned[picture.path] = target
+    for target in taken:
         if target.resolve() in originals:
             kind = "video" if videos.is_video(target) else "picture"
             raise ConfigError(f"--draw {folder} would write over the {kind} {target}; name another folder")
-        taken.add(target)
-        planned[picture.path] = target
     return planned
 
 
@@ -301,6 +332,9 @@ def _videos(
         settings = _settings_of(files, recognizer, detector, analyzer, args)
         lock = f"{base}.unfinished.lock"
         stack.enter_context(alone(lock, f"another process is writing {base}; wait for its end or name another file"))
+        parts = {copy.with_name(f".{copy.stem}.part.lock"): copy for copy in copies.values()}
+        for part, copy in itertools.islice(parts.items(), LOCKED_COPIES):
+            stack.enter_context(alone(part, f"another process is drawing {copy}; wait for its end or name another folder"))
         table = videos.GrowingTable(
             Path(base), recognizer.labels, settings, [outputs.shown(file.path) for file in files], restart=args.restart
         )
@@ -339,9 +373,8 @@ def _settings_of(
     import hashlib
 
     known = [json.dumps(dict(each.metadata), sort_keys=True, default=str).encode() for each in recognizer.recognizers]
-    stats = [(file.path, file.path.stat()) for file in files]
     return {
-        "videos": [[outputs.shown(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
+        "videos": [[outputs.shown(file.path.resolve()), *_size_and_time(file.path)] for file in files],
         "models": [
             [each.name, each.runtime, hashlib.sha256(text).hexdigest()]
             for each, text in zip(recognizer.recognizers, known, strict=True)
@@ -354,6 +387,14 @@ def _settings_of(
         "detect_every": analyzer.detect_every_s,
         "smoothing": analyzer.smoothing_s,
     }
+
+
+def _size_and_time(path: Path) -> list[int]:
+    try:
+        stat = path.stat()
+    except OSError:  # a link of a folder that leads nowhere, say; it is told where the video is to be read
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _finish_videos(

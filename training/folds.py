@@ -142,7 +142,7 @@ def plan_folds(
     first, picture = different_pictures(dataset, rows)
     people = _people_of_pictures(scoring.identities(dataset, rows), first, picture)
     parts = []
-    for number, test in enumerate(splits.k_folds(strata[first], folds, seed, people, tell)):
+    for number, test in enumerate(splits.k_folds(strata[first], folds, seed, people, tell, labels[first])):
         rest = np.setdiff1d(np.arange(len(first)), test)
         shares = (1 - VALIDATION_SHARE, VALIDATION_SHARE, 0)
         side = splits.stratified_split(strata[first[rest]], shares, seed + number, None if people is None else people[rest])

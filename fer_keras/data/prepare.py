@@ -438,6 +438,8 @@ def _splits(
     smallest = int(np.ceil(1 / min(part for part in fractions if part > 0)))
     strata = splits.strata_of(rest["label"], [rest[name] for name in settings.split_by if name != "label"], smallest, tell)
     found[chosen] = splits.stratified_split(strata, fractions, settings.seed, _sides(rest, features.digests[chosen]))
+    for remark in splits.left_empty(found[chosen], fractions):
+        tell(remark)
     return found
 
 

@@ -109,6 +109,18 @@ def unmeasurable(labels: Sequence[str], sides: Sequence[str]) -> list[str]:
     return remarks
 
 
+def left_empty(sides: Sequence[str], fractions: Sequence[float]) -> list[str]:
+    """A remark where a split that was to have a part of the faces got none. sides: (n,), the split of each of them."""
+    parts = zip(SPLITS, check_fractions(fractions), strict=True)
+    empty = [f"{split} ({part:.0%} wanted)" for split, part in parts if part and split not in set(sides)]
+    if not empty:
+        return []
+    return [
+        f"no face is in {' and '.join(empty)}: classes, or cells of --split-by, have too few faces or people for a part of "
+        "theirs; add faces, merge classes by --map, or ask for a larger part by --fractions"
+    ]
+
+
 def stratified_split(
     strata: Sequence[str],
     fractions: Sequence[float] = (0.70, 0.15, 0.15),
@@ -119,28 +131,37 @@ def stratified_split(
 
     strata: (n,), such as labels. fractions: of train, validation, test. groups: (n,) identities, never on two sides; ""
     is nobody's. Returns str (n,) of "train", "validation", "test". With groups the proportions are met as nearly as whole
-    groups allow. Every stratum has a row in train.
+    groups allow. Every stratum has a row in train. Where two splits may have a row with equal right, both come to their
+    share of all rows, as far as such rows go.
     """
     shares = np.array(check_fractions(fractions))
     strata = np.asarray(strata, dtype=str)
     random = np.random.RandomState(seed)
     if groups is None:
         chosen = np.zeros(len(strata), np.int64)
+        behind = np.zeros(3)  # rows that each split lacks after the strata so far
         for name in np.unique(strata):
             rows = np.flatnonzero(strata == name)
-            chosen[random.permutation(rows)] = np.repeat(np.arange(3), _whole_parts(len(rows), shares))
+            parts = _whole_parts(len(rows), shares, behind)
+            behind += len(rows) * shares - parts
+            chosen[random.permutation(rows)] = np.repeat(np.arange(3), parts)
     else:
         chosen = _split_groups(strata, _numbers_of_groups(groups), shares, random)
     return np.array(SPLITS)[chosen]
 
 
 def k_folds(
-    strata: Sequence[str], folds: int, seed: int = 0, groups: Sequence[str] | None = None, tell: Tell = print
+    strata: Sequence[str],
+    folds: int,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+    tell: Tell = print,
+    labels: Sequence[str] | None = None,
 ) -> list[np.ndarray]:
     """The test rows of each of k folds, stratified; every row is in exactly one. int64 arrays, ascending.
 
     groups: (n,) identities, never in two folds; "" is nobody's. Raises ConfigError where there are more folds than rows or
-    identities; `tell` hears of strata with fewer rows than folds.
+    identities; `tell` hears of labels (none: the strata are the labels) with fewer rows than folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -149,8 +170,10 @@ def k_folds(
     if not 2 <= folds <= units:
         what = "faces" if groups is None else "identities"
         raise ConfigError(f"expected 2 to {units} folds for {units} {what}, got {folds}")
-    names, codes, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    if small := [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < folds]:
+    _, codes, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    # Not by stratum: one of few rows, what is left of a label, says nothing of that label's other rows.
+    of_label = zip(*np.unique(np.asarray(strata if labels is None else labels, dtype=str), return_counts=True), strict=True)
+    if small := [f"{name} ({count})" for name, count in of_label if count < folds]:
         tell(f"fewer faces than folds, so absent from some folds: {', '.join(small)}")
     if counts.max() < folds:
         raise ConfigError(f"expected at most {counts.max()} folds, the size of the largest class, got {folds}")
@@ -165,11 +188,15 @@ def k_folds(
         return [np.sort(test).astype(np.int64) for _, test in parts]
 
 
-def _whole_parts(count: int, shares: np.ndarray) -> np.ndarray:
-    """`count` divided in whole parts by largest remainder; the first part gets at least one."""
+def _whole_parts(count: int, shares: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """`count` divided in whole parts by largest remainder; the first part gets at least one.
+
+    behind: rows that each part lacks so far. Of equal remainders it decides: else the same part would gain in every stratum.
+    """
     exact = count * shares
     parts = np.floor(exact + 1e-9).astype(np.int64)
-    by_remainder = np.argsort(-(exact - parts), kind="stable")
+    remainder = np.round(exact - parts, 9)  # rounded, so that ties are ties on every machine
+    by_remainder = np.lexsort((-np.round(behind, 9), -remainder))
     parts[by_remainder[: count - parts.sum()]] += 1
     if count and parts[0] == 0:
         parts[np.argmax(parts)] -= 1
@@ -205,7 +232,11 @@ def _split_groups(strata: np.ndarray, groups: np.ndarray, shares: np.ndarray, ra
         # (given + held - wanted)^2 / wanted grows by this; each stratum counts by its size, so that rare ones are heard.
         growth = held[group] * (2 * (given / wanted - 1) + held[group] / wanted)
         total = np.round((growth / size).sum(axis=1), 9)  # rounded, so that ties are ties on every machine
-        where[group] = np.argmin(np.where(shares > 0, total, np.inf))
+        total = np.where(shares > 0, total, np.inf)
+        # Of equal ones the first that has room for the whole group, else the one with most room: without a look at the whole
+        # the same split would gain in every stratum.
+        room = np.minimum(np.round((wanted - given).sum(axis=1), 9), held[group].sum())
+        where[group] = np.argmax(np.where(total == total.min(), room, -np.inf))
         given[where[group]] += held[group]
     chosen = where[groups]
     for code in range(len(names)):  # a class that train never sees can't be learnt

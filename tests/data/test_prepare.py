@@ -528,6 +528,18 @@ def test_a_failure_is_explained_by_the_remarks_and_by_what_was_dropped(tmp_path,
     assert run(capsys, *command, "--quiet") == (2, "", err)
 
 
+def test_a_split_that_stays_empty_is_told(tmp_path, capsys):
+    """Of 4 faces a class 3.2, 0.4 and 0.4 are wanted; of 2 faces 1.6, 0.2 and 0.2: train has both."""
+    class_folders(tmp_path / "f", {"angry": 2, "sad": 2, "happy": 4})
+    command = ["--source", "folders", "--path", tmp_path / "f", "--fractions", "80,10,10"]
+    code, out, _ = run(capsys, *command, "--out", tmp_path / "d")
+    assert code == 0
+    assert "- no face is in test (10% wanted): classes, or cells of --split-by, have too few" in out
+    code, out, _ = run(capsys, *command[:4], "--fractions", "80,20,0", "--out", tmp_path / "e")
+    assert code == 0
+    assert "wanted" not in out
+
+
 def test_one_class_alone_is_told(tmp_path, capsys):
     class_folders(tmp_path / "f", {"angry": 10, "sad": 1})
     (tmp_path / "f/sad/000.png").write_bytes(b"broken")

@@ -36,7 +36,7 @@ def read_all(source, channels=1):
     [
         (["Training", "train", " TRAIN "], "train"),
         (["PublicTest", "val", "valid", "Validation"], "validation"),
-        (["PrivateTest", "test", "Testing"], "test"),
+        (["PrivateTest", "test", "Testing", "Test Set", "test_images", "dataset-test", "TestFaces"], "test"),
         ([""], ""),
     ],
 )
@@ -72,6 +72,34 @@ def test_group_values_are_spelled_alike_and_never_guessed():
 
 
 # ---- csv files
+
+
+@pytest.mark.parametrize(
+    ("header", "delimiter", "columns"),
+    [
+        ('image,"Age\r\n(years)",label', ",", ["image", "Age (years)", "label"]),
+        ('"image\n";label', ";", ["image", "label"]),
+        ('image;label;"Q1: happy, sad, angry, or other?"', ";", ["image", "label", "Q1: happy, sad, angry, or other?"]),
+        ('"a;b;c","say ""x;y""",label', ",", ["a;b;c", 'say "x;y"', "label"]),
+        ('size 5",label', ",", ['size 5"', "label"]),
+    ],
+)
+def test_column_names_in_quotes_may_hold_line_ends_and_delimiters(tmp_path, header, delimiter, columns):
+    cells = [str(index) for index in range(len(columns))]
+    (tmp_path / "x.csv").write_text(f"{header}\n{delimiter.join(cells)}\n", newline="")
+    file = base.CsvFile(tmp_path / "x.csv")
+    assert file.columns == columns
+    assert file.read(columns).to_numpy().tolist() == [cells]
+
+
+def test_a_column_asked_for_that_is_there_twice_is_refused_with_its_places(tmp_path):
+    path = write_rows(tmp_path / "x.csv", [["image", "Label", "label", "label", "Sex", "SEX"], list("abcdef")])
+    file = base.CsvFile(path)
+    assert file.read(["image", "Label", "Sex"]).to_numpy().tolist() == [["a", "b", "e"]]
+    with pytest.raises(DataError, match="x.csv has the column 'label' 2 times, in places 3 and 4; rename all but one"):
+        file.read(["label"])
+    with pytest.raises(DataError, match="x.csv has the column 'sex' 2 times, in places 5 and 6"):
+        file.read(["sex"])
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -340,6 +368,59 @@ def test_split_folders_below_class_folders_are_understood(tmp_path):
     class_folders(tmp_path, {"angry/train": 1, "angry/test": 1, "sad/train": 1})
     rows = ClassFolders(tmp_path).read().rows
     assert list(zip(rows["split"], rows["label"], strict=True)) == [("test", "anger"), ("train", "anger"), ("train", "sadness")]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("train_images", "val_set", "test_images"),
+        ("Train Set", "Validation Set", "Testing-Data"),
+        ("dataset_train", "VALID", "TestFaces"),
+    ],
+)
+def test_split_folders_by_longer_names_are_understood(tmp_path, train, validation, test):
+    class_folders(tmp_path, {f"{train}/happy": 1, f"{validation}/happy": 1, f"{test}/sad": 1})
+    rows = ClassFolders(tmp_path).read().rows
+    assert sorted(zip(rows["split"], rows["label"], strict=True)) == [
+        ("test", "sadness"),
+        ("train", "happiness"),
+        ("validation", "happiness"),
+    ]
+
+
+@pytest.mark.parametrize("inside", ["", "train/"])
+def test_folders_of_people_above_those_of_the_emotions_are_refused(tmp_path, inside):
+    class_folders(tmp_path, {f"{inside}person{who}/{name}": 1 for who in range(4) for name in ("happy", "sad", "odd")})
+    with pytest.raises(
+        DataError,
+        match="the folders happiness, odd, sadness stand below person0, person1, person2, ..., which would be the classes; "
+        "expected LABEL/picture or SPLIT/LABEL/picture",
+    ):
+        ClassFolders(tmp_path).read()
+    people = ClassFolders(tmp_path, labels=[f"person{who}" for who in range(4)]).read()
+    assert people.labels == ("person0", "person1", "person2", "person3")
+
+
+def test_folders_that_repeat_below_classes_of_ones_own_are_told(tmp_path):
+    """Which of the two are the classes can't be known: who looks, or how."""
+    class_folders(tmp_path / "a", {f"{who}/{name}": 1 for who in ("ann", "bob") for name in ("focused", "tired")})
+    (remark,) = ClassFolders(tmp_path / "a").read().remarks
+    assert remark.startswith("the folders focused, tired stand below ann, bob, which were read as the classes; if that is wrong")
+    class_folders(tmp_path / "b", {"focused/ann": 1, "focused/bob": 1, "tired/eve": 1, "tired": 1})
+    assert ClassFolders(tmp_path / "b").read().remarks == ()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"happy/ann": 1, "happy/bob": 1, "sad/ann": 1, "sad/bob": 1},
+        {"positive/happy": 1, "positive/surprise": 1, "negative/sad": 1, "negative/surprise": 1, "negative/fear": 1},
+    ],
+)
+def test_folders_below_the_classes_are_nobodys_business(tmp_path, spec):
+    class_folders(tmp_path, spec)
+    table = ClassFolders(tmp_path).read()
+    assert len(table.labels) == 2 and table.remarks == ()
 
 
 def test_hidden_and_system_files_are_skipped_and_others_counted(tmp_path):
@@ -622,6 +703,33 @@ def test_group_values_and_identities_that_look_the_same_are_one(tmp_path):
     write_rows(tmp_path / "t.csv", [["f", "l", "who", "club"], *rows])
     rows = Table(tmp_path / "t.csv", tmp_path, dict(image="f", label="l", identity="who", club="club")).read().rows
     assert set(rows["identity"]) == set(rows["club"]) == {"Ren\u00e9"}
+
+
+def test_values_that_differ_in_case_or_as_numbers_alone_are_one_and_told(tmp_path):
+    """A table with gaps is saved with 5.0 for 5, and people write S05 and s05."""
+    class_folders(tmp_path, {"x": 5})
+    cells = [
+        ("0", "S05", "Light", "F"),
+        ("0.0", "s05", "light", "female"),
+        ("1", "5", "LIGHT ", "M"),
+        ("1.0", "5.0", "dark", "male"),
+        ("1.5", "5.5", "", ""),
+    ]
+    rows = [[f"x/{index:03d}.png", *each] for index, each in enumerate(cells)]
+    path = write_rows(tmp_path / "t.csv", [["f", "level", "who", "skin", "sex"], *rows])
+    table = Table(path, tmp_path, dict(image="f", label="level", identity="who", skin_tone="skin", gender="sex")).read()
+    assert table.rows["label"].tolist() == ["0", "0", "1", "1", "1.5"]
+    assert table.labels == ("0", "1", "1.5")
+    assert table.rows["identity"].tolist() == ["S05", "S05", "5", "5", "5.5"]
+    assert table.rows["skin_tone"].tolist() == ["Light", "Light", "Light", "dark", "unknown"]
+    assert table.rows["gender"].tolist() == ["Female", "Female", "Male", "Male", "unknown"]
+    assert table.remarks == (
+        "labels that are spelled in several ways were read as one: 0, 0.0 as 0; 1, 1.0 as 1",
+        "identities that are spelled in several ways were read as one: S05, s05 as S05; 5, 5.0 as 5",
+        "values of skin_tone that are spelled in several ways were read as one: Light, light, LIGHT as Light",
+    )
+    told = base.as_one("names", [name for index in range(7) for name in (f"n{index}", f"N{index}")])[1]
+    assert told[0].endswith("n4, N4 as n4; and 2 more")
 
 
 def test_full_paths_below_the_folder_are_understood_also_through_a_link(affectnet):

@@ -62,6 +62,44 @@ def test_every_class_has_a_face_in_train():
             assert "train" in splits.stratified_split(labels, (10, 45, 45), seed, groups)[:2]
 
 
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize(
+    ("cells", "faces", "fractions", "expected"),
+    [
+        (40, 10, (70, 15, 15), (280, 60, 60)),
+        (40, 15, (80, 10, 10), (480, 60, 60)),
+        (40, 3, (70, 15, 15), (80, 20, 20)),
+        (40, 10, (70, 30, 0), (280, 120, 0)),
+    ],
+)
+def test_what_no_stratum_can_divide_evenly_is_even_over_all(cells, faces, fractions, expected, known):
+    """Of 1.5 and 1.5 faces a cell one split gets 2: not the same one in each."""
+    strata = np.repeat(np.arange(cells), faces).astype(str)
+    groups = [f"p{row}" for row in range(len(strata))] if known else None
+    for seed in range(3):
+        chosen = splits.stratified_split(strata, fractions, seed, groups).tolist()
+        assert tuple(chosen.count(split) for split in ("train", "validation", "test")) == expected
+
+
+@pytest.mark.parametrize(
+    ("people", "faces", "classes", "fractions", "expected"),
+    [(20, 8, 4, (80, 10, 10), (128, 16, 16)), (20, 4, 2, (70, 15, 15), (56, 12, 12))],
+)
+def test_people_of_one_class_each_leave_no_split_half_as_large(people, faces, classes, fractions, expected):
+    person = np.repeat(np.arange(people), faces)
+    for seed in range(3):
+        chosen = splits.stratified_split((person % classes).astype(str), fractions, seed, person.astype(str)).tolist()
+        assert tuple(chosen.count(split) for split in ("train", "validation", "test")) == expected
+
+
+def test_a_split_that_got_no_face_is_told_where_it_was_to_have_some():
+    (remark,) = splits.left_empty(["train"] * 9 + ["validation"], (80, 15, 5))
+    assert remark.startswith("no face is in test (5% wanted): ")
+    (remark,) = splits.left_empty(["train"] * 9, (80, 10, 10))
+    assert remark.startswith("no face is in validation (10% wanted) and test (10% wanted): ")
+    assert splits.left_empty(["train", "validation"], (80, 20, 0)) == []
+
+
 def test_a_class_of_one_face_is_an_error_that_says_what_to_do():
     with pytest.raises(DataError, match=r"class 'contempt' has only 1 face .*--map contempt="):
         splits.check_classes(["happy", "happy", "contempt"])
@@ -150,3 +188,14 @@ def test_a_class_with_fewer_faces_than_folds_is_told():
     folds = splits.k_folds(["a"] * 20 + ["b"] * 3, 5, tell=heard.append)
     assert "b (3)" in heard[0]
     assert sum(map(len, folds)) == 23
+
+
+def test_what_is_left_of_a_class_does_not_count_as_the_class():
+    """Six faces of b, of which the one woman is a stratum of its own: b is in every fold."""
+    heard = []
+    labels = ["a"] * 20 + ["b"] * 6
+    folds = splits.k_folds(["a"] * 20 + ["b / m"] * 5 + ["b"], 5, tell=heard.append, labels=labels)
+    assert heard == []
+    assert all("b" in np.array(labels)[test] for test in folds)
+    splits.k_folds(["a / m"] * 20 + ["b"] * 3, 5, tell=heard.append, labels=["a"] * 20 + ["b"] * 3)
+    assert heard == ["fewer faces than folds, so absent from some folds: b (3)"]

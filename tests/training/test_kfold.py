@@ -163,6 +163,30 @@ def test_a_class_of_one_person_is_told_with_the_fold_that_can_not_learn_it(tmp_p
     assert f"anger in fold {fold} (tests 4), which can't be learnt there" in note
 
 
+def test_a_class_in_every_fold_is_not_told_to_be_absent_for_a_small_cell(tmp_path):
+    from training.folds import plan_folds
+
+    with DatasetWriter(tmp_path / "cell", image_size=SIZE, channels=1) as writer:
+        for face in np.random.default_rng(1).integers(0, 256, (38, SIZE, SIZE, 1), np.uint8):
+            writer.add(face)
+        columns = {
+            "label": ["neutral", "happiness"] * 15 + ["anger"] * 6 + ["happiness"] * 2,
+            "split": ["train"] * 38,
+            "kept": [True] * 38,
+            "reason": [""] * 38,
+            "source": [""] * 38,
+            "gender": ["Male"] * 35 + ["Female"] * 3,
+        }
+        dataset = writer.finish(columns, labels=LABELS, group_columns=("gender",))
+    told = []
+    parts = plan_folds(dataset, dataset.rows(), 3, ["gender"], 0, told.append)
+    anger = set(range(30, 36))
+    assert all(anger & set(part["test"].tolist()) for part in parts)
+    assert told == [
+        "2 of 5 cells have fewer than 3 faces and are split by label alone: anger / Female (1), happiness / Female (2)"
+    ]
+
+
 def test_folds_and_validation_have_labels_and_groups_in_proportion(done, dataset):
     cells = (dataset.manifest["label"] + dataset.manifest["gender"]).to_numpy()
     share = pd.Series(cells[dataset.rows()]).value_counts(normalize=True)

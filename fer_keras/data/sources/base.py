@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
+import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +27,9 @@ _SPLIT_WORDS = {
     "test": ("test", "testing", "privatetest", "fer2013test"),
 }
 SPLIT_OF_WORD = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+#: What people write beside a split word: "train_images", "Validation Set", "dataset-test".
+_BESIDE = r"(?:data|faces?|folder|images?|imgs?|pictures?|sets?|split)"
+_SPLIT_NAME = re.compile(rf"(?:{_BESIDE}[\W_]*)*({'|'.join(SPLIT_OF_WORD)})(?:[\W_]*{_BESIDE})*")
 
 _GENDERS = {"Female": ("f", "female", "woman", "women"), "Male": ("m", "male", "man", "men")}
 _GENDER_OF_WORD = {word: gender for gender, words in _GENDERS.items() for word in words}
@@ -33,6 +37,10 @@ _GENDER_OF_WORD = {word: gender for gender, words in _GENDERS.items() for word i
 _AGE_GROUP_STARTS = (0, 3, 10, 20, 30, 40, 50, 60, 70)
 #: Two ages in whole years: "25-32", and "(25, 32)" as Adience has them.
 _AGE_RANGE = re.compile(r"(\d{1,3}) ?[-\u2013] ?(\d{1,3})|\((\d{1,3}), ?(\d{1,3})\)")
+
+#: A cell of a csv in quotes, which may hold line ends and other delimiters.
+_QUOTED = re.compile(r'(?<![^,;\t|\r\n])"(?:[^"]|"")*"(?=[,;\t|\r\n]|$)')
+_LINE_END = re.compile(r"\s*[\r\n]\s*")
 
 #: Files that systems leave in folders; skipped without a word, as are all hidden ones.
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
@@ -84,13 +92,19 @@ class Source(Protocol):
         ...
 
 
+def split_named(word: str) -> str:
+    """ "PublicTest" and "Validation Set" -> "validation"; "" for what names no split."""
+    match = _SPLIT_NAME.fullmatch(word.strip().lower())
+    return SPLIT_OF_WORD[match[1]] if match else ""
+
+
 def split_of(word: str, where: str) -> str:
-    """ "PublicTest" -> "validation"; an empty word stays empty. Raises DataError, naming `where`, for other words."""
-    plain = word.strip().lower()
-    if plain and plain not in SPLIT_OF_WORD:
+    """`split_named`; an empty word stays empty. Raises DataError, naming `where`, for other words."""
+    split = split_named(word)
+    if word.strip() and not split:
         known = "Training/PublicTest/PrivateTest, train/training, val/valid/validation, test/testing"
         raise DataError(f"unknown split {word.strip()!r} in {where}; expected one of {known}")
-    return SPLIT_OF_WORD.get(plain, "")
+    return split
 
 
 def splits_of(words: Sequence[str], where: str) -> list[str]:
@@ -110,6 +124,30 @@ def group_value(column: str, text: str) -> str:
     if column == "gender":
         return _GENDER_OF_WORD.get(plain.lower(), plain)
     return plain
+
+
+def alike(text: str) -> str:
+    """What the spellings of one value share: neither case counts, nor the ".0" that a table with gaps gives its numbers."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", spelled(text).casefold())
+
+
+def as_one(what: str, values: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The values, those that are `alike` in the spelling that comes first, and a remark that names them; `what` they are."""
+    first: dict[str, str] = {}
+    result = [first.setdefault(alike(value), value) for value in values]
+    spellings: dict[str, dict[str, None]] = {}
+    for value, name in zip(values, result, strict=True):
+        spellings.setdefault(name, {})[value] = None
+    return result, several_ways(what, spellings)
+
+
+def several_ways(what: str, spellings: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    """A remark where one name, of labels or whatever is meant by `what`, was found in several spellings."""
+    merged = [f"{', '.join(ways)} as {name}" for name, ways in spellings.items() if len(ways) > 1]
+    if not merged:
+        return ()
+    more = f"; and {len(merged) - 5} more" if len(merged) > 5 else ""
+    return (f"{what} that are spelled in several ways were read as one: {'; '.join(merged[:5])}{more}",)
 
 
 def age_group(text: str) -> str:
@@ -145,7 +183,7 @@ def in_utf8(name: str) -> str:
 
 
 class CsvFile:
-    """A csv as people have them: comma, semicolon, tab or bar; BOM; stray spaces around column names.
+    """A csv as people have them: comma, semicolon, tab or bar; BOM; stray spaces around column names, line ends within.
 
     Lines without a single filled cell, as spreadsheets leave them at the end, are skipped and not counted as rows.
 
@@ -166,21 +204,18 @@ class CsvFile:
             raise DataError(
                 f"{self.path} is not a csv: it holds binary data; if it is packed or a picture, unpack it or name the csv"
             )
-        first, *more = head.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").splitlines() or [b""]  # ends of \r alone as well
-        try:
-            first = first.decode()
-        except UnicodeError:
-            raise self._not_utf8() from None
-        if not first.strip():
+        text = head.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").decode(errors="surrogateescape")
+        if not _first_line(text).strip():
             raise DataError(f"{self.path} is empty; expected a line of column names and then rows")
-        counts = {sign: first.count(sign) for sign in ",;\t|"}
+        plain = _first_line(_QUOTED.sub("", text))
+        counts = {sign: plain.count(sign) for sign in ",;\t|"}
         self.delimiter = max(counts, key=counts.__getitem__) if any(counts.values()) else ","
-        self.columns = self._cells(first)
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter)  # ends of \r alone as well
+        self.columns = [_LINE_END.sub(" ", cell).strip() for cell in next(rows)]
+        if any(column != in_utf8(column) for column in self.columns):
+            raise self._not_utf8()
         # Rows that all end in a delimiter are tolerated; pandas refuses those that are longer than this one.
-        self._width = max(len(self.columns), len(self._cells(b"".join(more[:1]).decode(errors="replace"))))
-
-    def _cells(self, line: str) -> list[str]:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=self.delimiter), [])]
+        self._width = max(len(self.columns), len(next(rows, [])))
 
     def _not_utf8(self, what: str = "") -> DataError:
         """The error of a file in another encoding, naming the first line that shows it."""
@@ -191,12 +226,17 @@ class CsvFile:
         return DataError(f'{self.path} is not UTF-8 ({where}), so names would be spoilt; save it as "CSV UTF-8" (Excel has that)')
 
     def position(self, name: str) -> int:
-        """Where a column is. Upper and lower case count only where the exact name is absent. Raises DataError."""
-        if name in self.columns:
-            return self.columns.index(name)
-        lowered = [column.lower() for column in self.columns]
-        if name.lower() in lowered:
-            return lowered.index(name.lower())
+        """Where a column is. Upper and lower case count only where the exact name is absent. Raises DataError.
+
+        Columns without a name are the first of them: nobody asks for those, but the pictures' names may stand there.
+        """
+        for same in (lambda column: column == name, lambda column: column.lower() == name.lower()):
+            found = [index for index, column in enumerate(self.columns) if same(column)]
+            if len(found) > 1 and name:
+                places = " and ".join(str(index + 1) for index in found)
+                raise DataError(f"{self.path} has the column {name!r} {len(found)} times, in places {places}; rename all but one")
+            if found:
+                return found[0]
         shown = ", ".join(column or "(no name)" for column in self.columns)
         raise DataError(f"{self.path} has no column {name!r}; it has {shown[:300]}")
 
@@ -270,6 +310,10 @@ class CsvFile:
             raise self._not_utf8() from None
         except (pd.errors.ParserError, csv.Error) as error:
             raise DataError(f"{self.path} can't be read as a csv: {' '.join(str(error).split())}") from error
+
+
+def _first_line(text: str) -> str:
+    return re.split(r"[\r\n]", text, maxsplit=1)[0]
 
 
 def _without_content(frame: pd.DataFrame) -> np.ndarray:

@@ -8,9 +8,18 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from fer_keras.data.images import IMAGE_SUFFIXES, decode, in_parallel
-from fer_keras.data.sources.base import SPLIT_OF_WORD, Picture, SourceTable, hash_listing, in_utf8, is_system_file
+from fer_keras.data.sources.base import (
+    Picture,
+    SourceTable,
+    alike,
+    hash_listing,
+    in_utf8,
+    is_system_file,
+    several_ways,
+    split_named,
+)
 from fer_keras.errors import DataError
-from fer_keras.labels import EMOTIONS, canonical, canonical_names, ordered, spelled
+from fer_keras.labels import EMOTIONS, canonical, canonical_names, is_emotion, ordered, spelled
 
 
 class ClassFolders:
@@ -20,7 +29,8 @@ class ClassFolders:
     folder name that is no split word, below a split word where there is one, is the label. Hidden and system files are
     skipped, other files are counted and told. Links to folders are followed, but no folder is read twice.
 
-    A folder is a class whatever its name says: somebody made it, also where that is "unknown" or "none".
+    A folder is a class whatever its name says: somebody made it, also where that is "unknown" or "none". Only where the emotions
+    stand below what would be the classes, as in `person3/happy/x.png`, it is none.
     """
 
     def __init__(self, path: str | os.PathLike, labels: Sequence[str] = ()) -> None:
@@ -45,12 +55,12 @@ class ClassFolders:
         folders = [name.split("/")[:-1] for name in self.files]
         around: list[str] = []
         while all(len(names) > 1 for names in folders) and len({names[0] for names in folders}) == 1:
-            if folders[0][0].strip().lower() in SPLIT_OF_WORD:
+            if split_named(folders[0][0]):
                 break
             around.append(folders[0][0])
             folders = [names[1:] for names in folders]  # one folder around everything, as archives have it
         places = [_place(names) for names in folders]
-        for name, (label, _) in zip(self.files, places, strict=True):
+        for name, (label, _, _) in zip(self.files, places, strict=True):
             if not label:
                 raise DataError(
                     f"{self.root}/{name} is in no class folder; expected LABEL/picture or SPLIT/LABEL/picture below {self.root}"
@@ -60,10 +70,11 @@ class ClassFolders:
                     f"{self.root}/{in_utf8(name)}: the name of its class folder is not UTF-8, so it can't be a label; rename it"
                 )
         labels, known, remarks = resolve_labels(
-            [label for label, _ in places], self.allowed, [f"{self.root}/{in_utf8(name)}" for name in self.files]
+            [label for label, _, _ in places], self.allowed, [f"{self.root}/{in_utf8(name)}" for name in self.files]
         )
+        remarks += self._remarks_on_layout(places)
         sources = [in_utf8(name) for name in self.files]
-        rows = pd.DataFrame({"label": labels, "split": [split for _, split in places], "source": sources})
+        rows = pd.DataFrame({"label": labels, "split": [split for _, split, _ in places], "source": sources})
         if self.others:
             remarks += (f"{sum(self.others.values())} files that are no pictures were skipped: {_kinds(self.others)}",)
         if without := self._without_pictures(around, set(labels)):
@@ -73,6 +84,31 @@ class ClassFolders:
         if odd := [source for source, name in zip(sources, self.files, strict=True) if source != name]:
             remarks += (f"{len(odd)} names of files are not UTF-8 and stand escaped in the manifest: {some_of(odd)}",)
         return SourceTable(rows, known, remarks=remarks)
+
+    def _remarks_on_layout(self, places: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:
+        """A remark where the same folders stand below all classes, so that they may be what is meant. places: as of `_place`.
+
+        Raises DataError where they are emotions and the classes are not: person3/happy/x.png. Emotions as classes may have what
+        they like below them, such as the people, and so may classes that were named by `labels`.
+        """
+        labels = sorted({label for label, _, _ in places})
+        if self.allowed or 2 * sum(map(is_emotion, labels)) >= len(labels):
+            return ()
+        above: dict[str, set[str]] = {}
+        for label, _, below in places:
+            if below:
+                above.setdefault(canonical(below), set()).add(label)
+        repeated = [name for name, classes in above.items() if len(classes) > 1]
+        shown = f"the folders {some_of(sorted(map(in_utf8, above)))} stand below {some_of(labels)}"
+        expected = "expected LABEL/picture or SPLIT/LABEL/picture, such as angry/x.png or train/angry/x.png"
+        if 2 * len(repeated) > len(above) and 2 * sum(map(is_emotion, above)) > len(above):
+            raise DataError(
+                f"{self.root}: {shown}, which would be the classes; {expected}: put the folders of the emotions on top, or name "
+                "the classes by --labels"
+            )
+        if above and len(repeated) == len(above) and all(below for _, _, below in places):
+            return (f"{shown}, which were read as the classes; if that is wrong, mind the layout: {expected}",)
+        return ()
 
     def _without_pictures(self, around: list[str], labels: Collection[str]) -> list[str]:
         """Names of folders that would be classes if there were a picture below them, which no other folder gives either.
@@ -137,24 +173,23 @@ def resolve_labels(
     Raises DataError for a name that is not allowed.
     """
     known = canonical_names(name for name in (allowed or names) if name.strip())
-    any_case = {spelled(name).casefold(): label for name, label in known.items()}
+    meant: dict[str, str] = {}
+    for name, label in known.items():
+        meant.setdefault(alike(name), label)
+    possible = set(meant.values())
     result = []
     spellings: dict[str, dict[str, None]] = {}
     for row, name in enumerate(names):
         plain = spelled(name)
-        label = any_case.get(plain.casefold(), canonical(plain)) if plain else ""
-        if label and label not in known.values():
+        label = meant.get(alike(plain), canonical(plain)) if plain else ""
+        if label and label not in possible:
             raise DataError(f"unknown label {plain!r} in {where[row]}; allowed are {', '.join(allowed)}")
         result.append(label)
         spellings.setdefault(label, {})[plain] = None
     if not known:
         raise DataError(f"no row has a label, the first is {where[0]}; is it the right label column?")
-    merged = [label for label, ways in spellings.items() if len(ways) > 1]
-    remarks = ()
-    if merged and not set(known.values()) <= set(EMOTIONS):  # the ways to write an emotion are known to be one
-        ways = "; ".join(f"{', '.join(spellings[label])} as {label}" for label in merged)
-        remarks = (f"labels that are spelled in several ways were read as one: {ways}",)
-    return result, ordered(known.values()), remarks
+    emotions = possible <= set(EMOTIONS)  # the ways to write an emotion are known to be one
+    return result, ordered(possible), () if emotions else several_ways("labels", spellings)
 
 
 def read_pictures(paths: Iterator[Path], channels: int) -> Iterator[Picture]:
@@ -170,18 +205,19 @@ def read_pictures(paths: Iterator[Path], channels: int) -> Iterator[Picture]:
     return in_parallel(read, paths)
 
 
-def _place(folders: Sequence[str]) -> tuple[str, str]:
-    """(label, split) by the names of the folders above a picture; "" where there is none."""
-    split = ""
-    label = ""
+def _place(folders: Sequence[str]) -> tuple[str, str, str]:
+    """(label, split, folder below the label's) by the names of the folders above a picture; "" where there is none."""
+    split = label = below = ""
     for name in folders:
-        if name.strip().lower() in SPLIT_OF_WORD and not split:
-            split = SPLIT_OF_WORD[name.strip().lower()]
+        if split_named(name) and not split:
+            split = split_named(name)
             if label and len(folders) > folders.index(name) + 1:
-                label = ""  # faces/train/angry: what stands above the split is no label when one stands below
+                label = below = ""  # faces/train/angry: what stands above the split is no label when one stands below
         elif not label:
             label = name.strip()
-    return label, split
+        elif not below:
+            below = name.strip()
+    return label, split, below
 
 
 def some_of(names: Sequence[str]) -> str:

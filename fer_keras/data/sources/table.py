@@ -14,6 +14,7 @@ from fer_keras.data.sources.base import (
     Picture,
     SourceTable,
     age_group,
+    as_one,
     group_value,
     hash_files,
     hash_listing,
@@ -109,7 +110,9 @@ class Table:
         rows = pd.DataFrame({"label": labels, "source": self._files})
         rows["split"] = splits_of(found["split"], str(self.csv.path)) if "split" in found else ""
         if "identity" in found:
-            rows["identity"] = [known_or_empty(text) for text in found["identity"]]
+            # As one person, with a remark: to part one person's faces spoils more than to keep two persons' together.
+            rows["identity"], told = as_one("identities", [known_or_empty(text) for text in found["identity"]])
+            remarks += told
         groups = []
         for target in self.columns:
             if target == "age":
@@ -117,7 +120,8 @@ class Table:
                 remarks += _odd_ages(found["age"], rows["age_group"])
                 groups.append("age_group")
             elif target not in _SPECIAL:
-                rows[target] = [group_value(target, text) for text in found[target]]
+                rows[target], told = as_one(f"values of {target}", [group_value(target, text) for text in found[target]])
+                remarks += told
                 groups.append(target)
         return SourceTable(rows, known, group_columns=tuple(groups), remarks=joined_remarks + remarks)
 
