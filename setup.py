@@ -61,6 +61,7 @@ setup(
             "pytest-xdist>=3.7,<4",
             "requests>=2.32,<3",
             "ruff>=0.9,<1",
+            "jsonschema-rs>=0.30,<1",  # holds what is streamed to the API description; schemathesis brings it
             "schemathesis>=4,<5",  # throws what the API description allows, and what not, at the running server
             "selenium>=4.20,<5",  # drives Chromium
             "scikit-image>=0.24,<1",  # ships a photograph with a real face

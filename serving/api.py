@@ -319,7 +319,8 @@ def _video_lines(
 
     height, width = first[2].shape[:2]
     labels, limit_s = analyzer.recognizer.labels, running.config.max_video_s
-    yield line("video", width=width, height=height, duration_s=round(first[1], 3), model=model, labels=labels, limit_s=limit_s)
+    duration_s = None if first[1] is None else round(first[1], 3)
+    yield line("video", width=width, height=height, duration_s=duration_s, model=model, labels=labels, limit_s=limit_s)
     count, time_s, end = 0, 0.0, None
     coming = _chain(first, frames)
     try:

@@ -20,6 +20,7 @@ from fer_keras import cli
 from fer_keras.detectors import DETECTORS
 from fer_keras.runtime import RUNTIMES
 from serving.settings import PREFIX, ServerConfig, config_from_environment
+from serving.videos import quiet_decoder
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -34,6 +35,7 @@ def create_app(config: ServerConfig | None = None, *, sources: Sequence[Source] 
     before the first request, or `app.extensions["fer_keras"].start()`. Raises FerError where a setting, model or file does
     not fit.
     """
+    quiet_decoder()
     from flask import Flask
 
     from serving import api, pages, security

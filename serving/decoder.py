@@ -38,9 +38,14 @@ _LEAST_CPU_S = 60
 _LENGTH = struct.Struct("<I")
 _LONGEST = 10_000
 #: Formats whose pictures may begin after the sound does, which players wait for. In others the first time means nothing.
-_LATE_SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm")
+_LATE_SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm")
+#: Of these, those whose length is that of the whole film, and not that of the picture.
+_WHOLE_LENGTH_SUFFIXES = (".mkv", ".webm")
 #: A picture that begins later has the clock of a stream that it was cut out of.
 _LATEST_START_S = 60.0
+#: So many frames in a row that can't be read are the end of a film, which OpenCV does not tell from damage. Trying so often
+#: takes hundredths of a second at the end of a film.
+_MOST_DAMAGED = 10_000
 #: How many times wider than high, or higher than wide, a pixel is at most believed to be, and is at least for it to be seen.
 _ODDEST_PIXEL, _ODD_PIXEL = 4.0, 1.01
 
@@ -75,14 +80,15 @@ def with_square_pixels(image: Any, aspect: float) -> Any:
 
 
 class FilmClock:
-    """When the frames of a film are due, and whether all of them came. To be made before the first is grabbed.
+    """Steps through the frames of a film, and knows when they are due and whether all of them came. Made before the first.
 
     A telephone, a browser and a recorder of screens space frames unevenly, so the times are the file's own, as a player has
     them: where the picture begins after the sound, the first frame is not at 0.
 
     step_s: seconds from one frame to the next, on average, as the file says. expected: how many frames it says it has, for
     some formats reckoned from its length; 0 where unknown. duration_s: its length as it says, 0 where unknown. read: how many
-    came until now. time_s: the time of the last. start_s: that of the first.
+    came until now. damaged: how many that can't be read were passed over between them. time_s: the time of the last that came.
+    start_s: that of the first.
     """
 
     def __init__(self, capture: Any, path: str | os.PathLike) -> None:
@@ -95,11 +101,22 @@ class FilmClock:
         self.duration_s = self.expected / fps if told else 0.0
         # A format without a rate of its own tells that of its clock, such as 1000.
         self.step_s = 1 / fps if told and fps <= MOST_FPS else 1 / USUAL_FPS
-        self.read, self.time_s, self.start_s = 0, -1.0, 0.0
+        self.read, self.damaged, self.time_s, self.start_s = 0, 0, -1.0, 0.0
         self._late_hz = fps if told and self._path.suffix.lower() in _LATE_SUFFIXES else None
+        self._ended = False
 
-    def tick(self) -> float:
-        """The time of the frame that was just grabbed, in seconds from the start; it always grows."""
+    def grab(self) -> bool:
+        """Grab the next frame that can be read, whose time is `time_s` then; False at the end of the film."""
+        for passed in range(0 if self._ended else _MOST_DAMAGED):
+            if self._capture.grab():
+                self.damaged += passed
+                self._tick()
+                return True
+        self._ended = True
+        return False
+
+    def _tick(self) -> None:
+        """Take the time of the frame that was just grabbed, in seconds from the start; it always grows."""
         import cv2
 
         told_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
@@ -110,7 +127,18 @@ class FilmClock:
         told_s += self.start_s
         self.time_s = told_s if told_s > self.time_s else max(0.0, self.time_s + self.step_s)
         self.read += 1
-        return self.time_s
+
+    @property
+    def end_s(self) -> float | None:
+        """When the film ends, as it says; None where it does not say. Known when the first frame came, for its start counts."""
+        if not self.duration_s:
+            return None
+        return self.duration_s + (0.0 if self._path.suffix.lower() in _WHOLE_LENGTH_SUFFIXES else self.start_s)
+
+    @property
+    def gap(self) -> str | None:
+        """What could not be read between the frames that came until now; None where they follow each other."""
+        return f"{self.damaged} of its frames can't be read; the file is damaged" if self.damaged else None
 
     @property
     def missing(self) -> str | None:
@@ -119,7 +147,11 @@ class FilmClock:
             return "no frame of it can be read; is the file complete?"
         # Counts may be off by some, or be reckoned from a length and a rate that an uneven film has not; times tell then.
         too_few = self.expected - self.read > max(2, 0.02 * self.expected)
-        too_short = self.time_s - self.start_s + 3 * self.step_s < 0.98 * self.duration_s
+        too_short = self.time_s + 3 * self.step_s < (self.end_s or 0.0) - 0.02 * self.duration_s
+        if self.damaged:
+            # What is lost with the damaged ones, since it builds on them, and what was cut off, only a count tells.
+            lost = self.expected - self.read if containers.facts(self._path).counted else 0
+            return f"{lost} of {self.expected} frames can't be read; the file is damaged" if lost >= self.damaged else self.gap
         if too_few and too_short:
             # The count may have frames that are hidden, or be reckoned from the length of the sound.
             file = containers.facts(self._path)
@@ -203,8 +235,8 @@ def _decode(path: str, max_pixels: int, max_s: float, rate_hz: float, out: IO[by
         _refuse(out, 413, f"the video is {width}x{height}; expected at most {max_pixels} pixels a frame")
         return
     clock, due_s, truncated = FilmClock(capture, path), 0.0, False
-    while capture.grab():
-        time_s = clock.tick()
+    while clock.grab():
+        time_s = clock.time_s
         if time_s >= max_s:
             truncated = True
             break
@@ -217,12 +249,12 @@ def _decode(path: str, max_pixels: int, max_s: float, rate_hz: float, out: IO[by
             continue
         rgb = cv2.cvtColor(with_square_pixels(bgr, aspect), cv2.COLOR_BGR2RGB)
         _patience(0)  # who reads may take their time
-        head = {"time_s": time_s, "duration_s": clock.duration_s, "size_hw": rgb.shape[:2]}
+        head = {"time_s": time_s, "duration_s": clock.end_s, "size_hw": rgb.shape[:2]}
         write_message(out, head, memoryview(rgb).cast("B"))
         _patience(FRAME_S)
     if clock.read == 0:
         _refuse(out, 422, "the video has no frame that can be read; is the file complete?")
-    write_message(out, {"end": True, "truncated": truncated, "missing": None if truncated else clock.missing})
+    write_message(out, {"end": True, "truncated": truncated, "missing": clock.gap if truncated else clock.missing})
 
 
 def _refuse(out: IO[bytes], status: int, message: str) -> None:

@@ -28,6 +28,7 @@ from fer_keras.runtime import RUNTIMES, choose_runtime
 from serving.model_paths import find_models
 from serving.settings import ServerConfig
 from serving.sources import create_source
+from serving.videos import quiet_decoder
 
 if TYPE_CHECKING:
     import tkinter as tk
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
+    quiet_decoder()
     paths = find_models(args.model)
     config = ServerConfig(
         sources=(args.source,),
@@ -373,12 +375,13 @@ class Window:
         if self._notice:
             return
         if status["state"] == "live" and update.result is not None:
-            self._say(f"{status['model']}: {rate_text(status['fps'])}")
+            rate = f"{status['model']}: {rate_text(status['fps'])}"
+            self._say("; ".join(filter(None, (rate, status["message"]))))
         elif status["message"]:
             self._say(status["message"])
 
     def _say(self, text: str) -> None:
-        self.status.configure(text=text if len(text) <= 90 else text[:87] + "...")
+        self.status.configure(text=text if len(text) <= 140 else text[:137] + "...")
 
 
 class _Viewer:

@@ -22,6 +22,7 @@ _ERRORS = {
     503: "too many at once, stopping, or not loaded yet; try again later",
 }
 _TABLE = "a row a face a frame, or one without track_id; boxes are in pixels of a picture of the row's width and height"
+_TEXT = {"type": "string"}
 _EVERYWHERE = (401, 403, 405, 421, 500, 503)
 
 
@@ -82,7 +83,13 @@ def describe(
                 "The faces of a video, a line of JSON for each analysed frame",
                 [_query("model", model), _query("detector", detector)],
                 {"multipart/form-data": _content(_object({"video": binary, "model": model, "detector": detector}, ["video"]))},
-                {"200": _answer("one JSON object a line", "application/x-ndjson")},
+                {
+                    "200": _items(
+                        "one JSON object a line: a VideoHead, VideoFrames, and a VideoEnd or VideoError",
+                        "application/x-ndjson",
+                        _ref("VideoLine"),
+                    )
+                },
             )
         },
         "/api/models": {"get": _operation("The models that can be chosen", [], None, {"200": _json("models", _ref("Models"))})},
@@ -108,7 +115,7 @@ def describe(
                 "Results as server-sent events",
                 [*at_source, limit, _query("max_hz", {"type": "number", "minimum": 0.1, "maximum": 100}, "default: 10")],
                 None,
-                {"200": _answer("each event's data is JSON: sequence, result, status", "text/event-stream")},
+                {"200": _items("each event's data is JSON, a StreamEvent", "text/event-stream", _event(_ref("StreamEvent")))},
                 endless=True,
             )
         },
@@ -159,7 +166,7 @@ def describe(
 
 
 def _schemas() -> dict[str, Any]:
-    number, text = {"type": "number"}, {"type": "string"}
+    number, text = {"type": "number"}, _TEXT
     share = {"type": "number", "minimum": 0, "maximum": 1}
     whole = {"type": "integer", "minimum": 0}
     face = {
@@ -182,15 +189,67 @@ def _schemas() -> dict[str, Any]:
         "source": text,
         "title": text,
         "state": {"type": "string", "enum": ["idle", "connecting", "live", "lost"]},
-        "message": text,
+        "message": {**text, "description": "why it is not live, or what of a file can't be read; else empty"},
         "model": text,
         "detector": text,
-        "fps": number,
-        "latency_ms": {"type": ["number", "null"]},
+        "fps": {**number, "description": "frames analysed a second, of late"},
+        "latency_ms": {"type": ["number", "null"], "description": "from capture to result; null where there was none of late"},
         **{name: whole for name in ("captured", "analysed", "skipped", "faces", "viewers", "listeners")},
         "reconnects": {**whole, "description": "times that it gave frames again after it was lost"},
         "blur": {"type": "boolean"},
         "recording": {"anyOf": [_object(recording, list(recording)), {"type": "null"}]},
+    }
+    seconds = {"type": "number", "minimum": 0, "description": "seconds from the start of the video"}
+    lines = {
+        "VideoHead": {
+            "width": {**whole, "description": "pixels, which are square"},
+            "height": {**whole, "description": "pixels"},
+            "duration_s": {
+                "type": ["number", "null"],
+                "minimum": 0,
+                "description": "when the video ends, in seconds, on the clock of time_s; null where it does not say",
+            },
+            "model": text,
+            "labels": {"type": "array", "items": text},
+            "limit_s": {**seconds, "description": "no more than these seconds of it are analysed"},
+        },
+        "VideoFrame": {
+            "time_s": {**seconds, "description": f"{seconds['description']}; grows from line to line"},
+            "faces": faces,
+        },
+        "VideoEnd": {
+            "frames": {**whole, "description": "how many were analysed"},
+            "analysed_s": {**seconds, "description": "time_s of the last of them"},
+            "truncated": {"type": "boolean", "description": "it goes on after limit_s"},
+            "missing": {
+                "type": ["string", "null"],
+                "description": "what can't be read of a damaged video, in words; null where nothing is known to be missing",
+            },
+        },
+        "VideoError": {"message": {**text, "description": "why the answer ends before the video does"}},
+    }
+    kinds = {"VideoHead": "video", "VideoFrame": "frame", "VideoEnd": "end", "VideoError": "error"}
+    result = {
+        "time_s": {**number, "description": "seconds on the source's own clock, of which differences alone mean something"},
+        "captured_at": {**number, "description": "seconds since 1970"},
+        "width": {**whole, "description": "pixels"},
+        "height": {**whole, "description": "pixels"},
+        "model": text,
+        "detector": text,
+        "stages_ms": {
+            "type": "object",
+            "additionalProperties": number,
+            "description": "milliseconds that each step took; total: from capture to result",
+        },
+        "faces": faces,
+    }
+    event = {
+        "sequence": {**whole, "description": "grows from event to event; what is missing between two was not sent"},
+        "result": {
+            "anyOf": [_object(result, list(result)), {"type": "null"}],
+            "description": "of one frame; null for a notice, such as that the source is lost",
+        },
+        "status": _ref("Stream"),
     }
     model = {
         "name": text,
@@ -208,6 +267,9 @@ def _schemas() -> dict[str, Any]:
         "Picture": _object(picture, list(picture)),
         "Pictures": _object({"results": {"type": "array", "items": {"anyOf": [_ref("Picture"), _ref("Error")]}}}, ["results"]),
         "Stream": _object(stream, list(stream)),
+        "StreamEvent": _object(event, list(event)),
+        **{name: _object({"type": {"const": kinds[name]}, **line}, ["type", *line]) for name, line in lines.items()},
+        "VideoLine": {"oneOf": [_ref(name) for name in lines]},
         "Models": _object(
             {
                 "models": {"type": "array", "items": _object(model, list(model))},
@@ -261,3 +323,13 @@ def _json(text: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _answer(text: str, kind: str) -> dict[str, Any]:
     return {"description": text, "content": {kind: {"schema": {"type": "string"}}}}
+
+
+def _items(text: str, kind: str, item: dict[str, Any]) -> dict[str, Any]:
+    """An answer that comes item by item. What OpenAPI 3.2 calls itemSchema has to have another name in 3.1."""
+    return {"description": text, "content": {kind: {"schema": {"type": "string"}, "x-itemSchema": item}}}
+
+
+def _event(data: dict[str, Any]) -> dict[str, Any]:
+    """A server-sent event, as OpenAPI 3.2 describes it."""
+    return _object({"id": _TEXT, "data": {**_TEXT, "contentMediaType": "application/json", "contentSchema": data}}, ["data"])

@@ -30,13 +30,15 @@ class Frame:
 
     rgb: uint8 (h, w, 3). time_s: on the source's own clock, which smoothing over time uses: when it was captured, or for a
     file the position in it (which goes on when it starts over or is opened again). captured_at: seconds since 1970.
-    restarted: nothing that was seen before has to do with it, as after a cut.
+    restarted: nothing that was seen before has to do with it, as after a cut. note: what is to be told of its source, such as
+    that some of a file can't be read; else empty.
     """
 
     rgb: np.ndarray
     time_s: float
     captured_at: float
     restarted: bool = False
+    note: str = ""
 
 
 class Source(Protocol):
@@ -77,7 +79,8 @@ def create_source(spec: str, max_side_px: int = 1280) -> Source:
     if not Path(spec).is_file():
         what = f"{shown(spec)} is no video file" if Path(spec).exists() else f"there is no file {shown(spec)!r}"
         raise ConfigError(f"{what}; a source is demo, a camera's number (0), a file, or a URL (rtsp://...)")
-    return CaptureSource(for_opencv(spec), Path(spec).name, live=False, max_side_px=max_side_px)
+    # An absolute path is never taken for an address, as a name with a time in it would be.
+    return CaptureSource(for_opencv(Path(spec).absolute()), Path(spec).name, live=False, max_side_px=max_side_px)
 
 
 def without_password(url: str) -> str:
@@ -138,6 +141,7 @@ class CaptureSource:
         self._first_rgb: np.ndarray | None = None  # of a file that may have no other
         self._due_s = self._start_s = self._position_s = 0.0
         self._restarted = True
+        self._note = ""  # what is missing, once it was played to its end
 
     def open(self) -> None:
         """Open the camera, stream or file. Raises SourceLostError."""
@@ -167,22 +171,36 @@ class CaptureSource:
 
         if self._capture is None:
             raise SourceLostError(f"{self.title} is not open")
-        found, bgr = self._capture.read()
-        if not found and self._first_rgb is not None:
-            self._wait(self._position_s + self.STILL_S)
-            return Frame(self._first_rgb, self._position_s, time.time())
-        if not found and self._clock and self._clock.read:
+        bgr = self._next()
+        if bgr is None and self._clock and self._clock.read:
+            self._note = self._clock.missing or ""
+            if self._first_rgb is not None:
+                self._wait(self._position_s + self.STILL_S)
+                return Frame(self._first_rgb, self._position_s, time.time(), note=self._note)
             self.open()  # a file starts over; seeking back is not exact in every format
-            found, bgr = self._capture.read()
-        if not found or bgr is None:
+            bgr = self._next()
+        if bgr is None:
             raise SourceLostError(f"{self.title} gives no frames")
         rgb = cv2.cvtColor(shrunk(with_square_pixels(bgr, self._aspect), self.max_side_px), cv2.COLOR_BGR2RGB)
         if self._clock:  # nobody waits for a picture that begins late, since there is no sound
-            self._wait(self._start_s + self._clock.tick() - self._clock.start_s)
+            self._wait(self._start_s + self._clock.time_s - self._clock.start_s)
             self._first_rgb = rgb if self._clock.read == 1 else None
-        frame = Frame(rgb, self._position_s if self._clock else time.monotonic(), time.time(), self._restarted)
+            frame = Frame(rgb, self._position_s, time.time(), self._restarted, self._note or self._clock.gap or "")
+        else:
+            frame = Frame(rgb, time.monotonic(), time.time(), self._restarted)
         self._restarted = False
         return frame
+
+    def _next(self) -> np.ndarray | None:
+        """The next picture, BGR, as it is stored; None where there is none. What is damaged of a file is passed over."""
+        if self._clock is None:
+            found, bgr = self._capture.read()
+            return bgr if found else None
+        while self._clock.grab():
+            found, bgr = self._capture.retrieve()
+            if found and bgr is not None:
+                return bgr
+        return None
 
     def _wait(self, position_s: float) -> None:
         """Return when what stands there in the file is due. A frame that comes late is made up for by the next alone."""

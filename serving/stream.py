@@ -383,7 +383,9 @@ class Stream:
                 self._counts["reconnects"] += 1
                 self.metrics.reconnects.labels(self.key).inc()
             run.seen = True
-            self._state, self._message = "live", ""
+            if frame.note and not (self._state == "live" and self._message):  # once, though more may be found damaged
+                log.warning("%s: %s", self.source.title, frame.note)
+            self._state, self._message = "live", frame.note
             if time.monotonic() - opened > 5:  # not at once: a source that dies again and again is not to be hammered
                 backoff.reset()
             self._counts["captured"] += 1

@@ -148,13 +148,16 @@ def _open_files() -> Path | None:
         return None
 
 
-#: Seconds into the video, its duration in seconds or 0 where unknown, uint8 (h, w, 3) RGB.
-VideoFrame = tuple[float, float, np.ndarray]
+#: Seconds into the video, when it ends in seconds or None where unknown, uint8 (h, w, 3) RGB.
+VideoFrame = tuple[float, float | None, np.ndarray]
 
 
 @dataclass(frozen=True)
 class VideoEnd:
-    """How the reading of a video ended. truncated: it goes on after what was read. missing: what is lost of a damaged one."""
+    """How the reading of a video ended. truncated: it goes on after what was read. missing: what is lost of a damaged one.
+
+    Of one that goes on, `missing` is about what was read alone.
+    """
 
     truncated: bool
     missing: str | None
@@ -207,10 +210,13 @@ def _believed(stream: IO[bytes], max_pixels: int, max_s: float) -> Generator[Vid
             raise RequestError(message["status"], str(message.get("message"))[:200])
         try:
             height, width = (int(side) for side in message["size_hw"])
-            time_s, duration_s = float(message["time_s"]), float(message["duration_s"])
+            time_s, told = float(message["time_s"]), message["duration_s"]
+            duration_s = None if told is None else float(told)
         except (KeyError, TypeError, ValueError, OverflowError):
             break
-        if not (min(height, width) >= 1 and height * width <= max_pixels and latest_s < time_s <= max_s and duration_s >= 0):
+        if not (min(height, width) >= 1 and height * width <= max_pixels and latest_s < time_s <= max_s):
+            break
+        if duration_s is not None and not 0 < duration_s < float("inf"):
             break
         pixels = stream.read(height * width * 3)
         if len(pixels) < height * width * 3:

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from serving.pictures import Picture
 
 #: What videos are called.
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".avi", ".mkv", ".webm", ".ogv", ".flv", ".wmv", ".asf"),
+    *(".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"),  # discs, broadcasts and camcorders
+)
 #: How much work a stop by force may lose.
 CHECKPOINT_S = 5.0
 #: Frames a second of a drawn film: those of the film itself, as far as players like them.
@@ -86,8 +89,8 @@ class VideoReader:
         """
         import cv2
 
-        while self._capture.grab():
-            number, time_s = self.clock.read, self.clock.tick()
+        while self.clock.grab():
+            number, time_s = self.clock.read - 1, self.clock.time_s
             if number < start or number % every:
                 continue
             found, bgr = self._capture.retrieve()

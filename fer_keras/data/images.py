@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import stat
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -51,12 +53,14 @@ def decode(source: str | os.PathLike | bytes, channels: int) -> np.ndarray:
     source: a path, or the bytes of a file. channels: 1 for grey (ITU-R 601 luma), 3 for RGB. Returns uint8 (h, w, channels).
     16-bit and float pictures are scaled to 8 bits (see `_eight_bits`), transparency is ignored, of an animation the first
     frame is taken.
-    Raises DataError where the file is missing, not a picture, truncated, or larger than MAX_PIXELS.
+    Raises DataError where the file is missing, no file, not a picture, truncated, or larger than MAX_PIXELS.
     """
     from PIL import Image
 
     _check_channels(channels)
     name = "the picture" if isinstance(source, bytes) else os.fspath(source)
+    if not isinstance(source, bytes) and is_pipe_or_device(source):
+        raise DataError(f"{name} is a pipe or a device, not a file")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             width, height = image.size
@@ -73,6 +77,18 @@ def decode(source: str | os.PathLike | bytes, channels: int) -> np.ndarray:
         raise DataError(f"{name} is too large: expected at most {MAX_PIXELS // 10**6} megapixels") from error
     except _RAISED_ON_DAMAGE as error:
         raise DataError(f"{name} can't be read as a picture: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def is_pipe_or_device(path: str | os.PathLike) -> bool:
+    """Whether a path is there and neither a file nor a folder: who opens a pipe may wait for ever for its writer.
+
+    What a shell has opened for the command, by `<(...)` or at /dev/stdin, is written already, so it is read as a file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # not there, no right to know, or no name; to open it tells
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and not re.match("/dev/(fd/|stdin$)", os.path.abspath(path))
 
 
 def _upright(image: Image.Image) -> Image.Image:

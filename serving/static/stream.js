@@ -160,6 +160,9 @@ function showFacts(now) {
   byId("fact-fps").textContent = now ? now.fps.toFixed(1) : "-";
   byId("fact-latency").textContent = now && now.latency_ms !== null ? `${Math.round(now.latency_ms)} ms` : "-";
   byId("fact-viewers").textContent = now ? now.viewers : "-";
+  const note = now?.state === "live" ? now.message : ""; // such as that some of a file can't be read
+  byId("fact-note").textContent = note;
+  byId("fact-note").hidden = !note;
 }
 
 // Before the first picture there is none to keep.

@@ -125,10 +125,10 @@ async function analyseVideo(file, signal) {
       frames.push(line);
       timeline.add(line.time_s, meanOf(line.faces, info.labels));
       if (frames.length % 5 === 0) timeline.draw();
-      if (info.duration_s) progress.value = Math.min(1, line.time_s / Math.min(info.duration_s, info.limit_s));
+      if (info.duration_s !== null) progress.value = Math.min(1, line.time_s / Math.min(info.duration_s, info.limit_s));
     } else if (line.type === "end") {
       const ids = new Set(frames.flatMap((frame) => frame.faces.map((face) => face.id)));
-      const cut = line.truncated ? ` Only the first ${Math.round(info.limit_s)} s were analysed.` : line.missing ? ` Not whole: ${line.missing}.` : "";
+      const cut = (line.truncated ? ` Only the first ${Math.round(info.limit_s)} s were analysed.` : "") + (line.missing ? ` Not whole: ${line.missing}.` : "");
       say(`${line.frames} frames of ${file.name} analysed, ${ids.size} ${ids.size === 1 ? "person" : "people"} seen. ${video.hidden ? notPlayed : toPlay}${cut}`);
     }
   }

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import os
 import threading
 import warnings
 
@@ -152,6 +153,21 @@ def test_a_missing_file_and_a_wrong_channel_count_are_told(tmp_path):
         images.decode(tmp_path / "nowhere.png", 1)
     with pytest.raises(ConfigError, match="got 4"):
         images.decode(b"", 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_read_only_where_a_shell_has_opened_it(tmp_path, colours):
+    data = encoded(colours)
+    os.mkfifo(tmp_path / "cam.png")
+    threading.Thread(target=(tmp_path / "cam.png").write_bytes, args=[data], daemon=True).start()
+    with pytest.raises(DataError, match="cam.png is a pipe or a device, not a file"):
+        images.decode(tmp_path / "cam.png", 3)
+    assert (tmp_path / "cam.png").read_bytes() == data  # which lets the writer end
+    reading, writing = os.pipe()
+    with open(reading, "rb"), open(writing, "wb") as written:
+        written.write(data)
+        written.close()
+        np.testing.assert_array_equal(images.decode(f"/dev/fd/{reading}", 3), colours)
 
 
 def test_a_picture_larger_than_any_camera_takes_is_refused_before_it_is_decoded():

@@ -70,6 +70,21 @@ def longer_sounding_film(path):
     return path
 
 
+def damaged_film(path, *frames):
+    """The same MP4 with zeros in place of these frames, as a damaged disk leaves it. What builds on them is not as it was."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"stsz") - 4
+    of_each, count = struct.unpack(">II", data[start + 12 : start + 20])
+    sizes = [of_each] * count if of_each else struct.unpack_from(f">{count}I", data, start + 20)
+    first = data.index(b"mdat") + 4
+    assert first + sum(sizes) == data.index(b"moov") - 4
+    for number in frames:
+        at = first + sum(sizes[:number])
+        data[at : at + sizes[number]] = bytes(sizes[number])
+    path.write_bytes(data)
+    return path
+
+
 def _put(data, start, size, box, *within):
     """Other bytes in place of these, of the head of a film, which lies at its end so that no frame moves."""
     assert data.index(b"moov") > data.index(b"mdat")

@@ -3,10 +3,14 @@
 import contextlib
 import http.server
 import io
+import json
+import re
 import socket
 import threading
 import time
 from pathlib import Path
+
+import requests
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = ROOT / "saved_models" / "ferplus-cnn"
@@ -89,6 +93,14 @@ def encoded(image, kind="PNG"):
     file = io.BytesIO()
     Image.fromarray(image).save(file, kind)
     return file.getvalue()
+
+
+def events_of(running, count, query=""):
+    """What listeners to the first source are told."""
+    response = requests.get(f"{running.url}/api/stream/events?limit={count}{query}", timeout=60)
+    assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    blocks = [block for block in response.text.split("\n\n") if "data: " in block]
+    return [json.loads(re.search(r"^data: (.*)$", block, re.MULTILINE)[1]) for block in blocks]
 
 
 def wait_until(condition, seconds=20):

@@ -23,8 +23,20 @@ import cv2
 import numpy as np
 import pytest
 import requests
-from films import uneven_film
-from live_server import MODEL, ROOT, TWIN_LABELS, camera, encoded, free_port, overlap, serving, switch_off, wait_until
+from films import damaged_film, edited_film, grey_film, uneven_film
+from live_server import (
+    MODEL,
+    ROOT,
+    TWIN_LABELS,
+    camera,
+    encoded,
+    events_of,
+    free_port,
+    overlap,
+    serving,
+    switch_off,
+    wait_until,
+)
 
 from fer_keras.detectors import create_detector
 from fer_keras.inference.recognizer import Recognizer
@@ -186,6 +198,20 @@ def test_times_in_a_video_are_those_of_its_frames(server, tmp_path):
     assert (end["truncated"], end["missing"]) == (False, None)
 
 
+def test_the_duration_of_a_video_is_told_on_the_clock_of_its_frames_or_as_unknown(server, tmp_path):
+    def told(film):
+        head, *frames, _ = map(json.loads, post(server, "/api/video", files={"video": film.read_bytes()}).text.splitlines())
+        return head["duration_s"], frames[-1]["time_s"]
+
+    assert told(edited_film(tmp_path / "late.mp4", late_s=3)) == pytest.approx((4, 3.92), abs=0.05)
+    whole = grey_film(tmp_path / "film.webm", codec="VP80")
+    assert told(whole) == pytest.approx((1, 0.92), abs=0.05)
+    data = whole.read_bytes()
+    assert data.count(b"\x44\x89\x88") == 1
+    whole.write_bytes(data.replace(b"\x44\x89\x88", b"\x44\x88\x88"))  # something else in place of its length
+    assert told(whole) == (None, pytest.approx(0.92, abs=0.05))
+
+
 def test_the_end_of_a_video_says_what_was_not_read(long_video, tmp_path):
     def end_of(path, max_s):
         frames = uploads.read_video(path, 10**6, max_s, 15)
@@ -286,9 +312,11 @@ def sent(*messages):
 FRAME = ({"time_s": 0.1, "duration_s": 1.0, "size_hw": [2, 3]}, bytes(18))
 
 
-def test_what_the_decoder_sends_is_taken_where_it_can_be():
-    [(time_s, duration_s, image)] = uploads._believed(sent(FRAME, ({"end": True}, b"")), max_pixels=6, max_s=1)
-    assert (time_s, duration_s, image.shape, image.dtype) == (0.1, 1.0, (2, 3, 3), np.uint8)
+@pytest.mark.parametrize("duration_s", [1.0, None])
+def test_what_the_decoder_sends_is_taken_where_it_can_be(duration_s):
+    frame = ({**FRAME[0], "duration_s": duration_s}, FRAME[1])
+    [(time_s, told_s, image)] = uploads._believed(sent(frame, ({"end": True}, b"")), max_pixels=6, max_s=1)
+    assert (time_s, told_s, image.shape, image.dtype) == (0.1, duration_s, (2, 3, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +329,8 @@ def test_what_the_decoder_sends_is_taken_where_it_can_be():
         {**FRAME[0], "time_s": 7},
         {**FRAME[0], "time_s": float("nan")},
         {**FRAME[0], "time_s": 0.05},
+        {**FRAME[0], "time_s": 0.2, "duration_s": 0},
+        {**FRAME[0], "time_s": 0.2, "duration_s": float("inf")},
         {"status": 200, "message": "all is well"},
         {"status": [422]},
         [],
@@ -567,13 +597,6 @@ def test_the_stream_is_mjpeg_with_drawn_boxes(server):
         image = Image.open(io.BytesIO(jpeg))
         image.load()
         assert image.size == (640, 480)
-
-
-def events_of(server, count, query=""):
-    response = requests.get(f"{server.url}/api/stream/events?limit={count}{query}", timeout=60)
-    assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-    blocks = [block for block in response.text.split("\n\n") if "data: " in block]
-    return [json.loads(re.search(r"^data: (.*)$", block, re.MULTILINE)[1]) for block in blocks]
 
 
 def test_events_tell_the_faces_and_the_state(server):
@@ -961,6 +984,21 @@ def test_the_command_serves_and_ends_within_three_seconds_of_sigterm(source, ast
     finally:
         process.kill()
         switch_off(hanging)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="gunicorn runs on Unix")
+@pytest.mark.parametrize("server", ["serving.app", "gunicorn"])
+def test_a_damaged_film_does_not_flood_the_terminal(server, tmp_path):
+    film, port = damaged_film(grey_film(tmp_path / "film.mp4"), *range(5, 15)), free_port()
+    command = [sys.executable, "-m", server]
+    if server == "gunicorn":
+        command += ["-c", "python:serving.gunicorn_conf", "serving.app:create_app()"]
+    settings = {"FER_KERAS_SOURCES": str(film), "FER_KERAS_PORT": str(port), "FER_KERAS_DETECTOR": "haar"}
+    process = start(command, **settings)
+    url = f"http://127.0.0.1:{port}"
+    stop_while_watched(process, url, lambda: requests.get(f"{url}/api/stream/events?limit=60&max_hz=50", timeout=60))
+    said = process.stdout.read()
+    assert "header damaged" not in said and "mpeg4" not in said, said  # FFmpeg's words for it
 
 
 @pytest.mark.skipif(os.name == "nt", reason="gunicorn runs on Unix")

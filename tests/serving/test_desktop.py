@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from films import damaged_film, grey_film
 
 from fer_keras.errors import ModelError
 from fer_keras.inference.ensemble import combine
@@ -312,6 +313,32 @@ def test_a_source_that_is_lost_is_told_in_the_window(screen, clip, tmp_path):
         wait_for(window, lambda: "gone.avi is gone; trying again" in window.status.cget("text"))
         shutil.copy(clip, gone)
         wait_for(window, lambda: lines(window))
+
+
+def test_a_damaged_film_does_not_flood_the_terminal(screen, tmp_path):
+    if not shutil.which("xdotool"):
+        pytest.skip("needs a pointer (Debian and Ubuntu: xdotool)")
+    film = damaged_film(grey_film(tmp_path / "film.mp4"), *range(5, 15))
+    command = [sys.executable, "-m", "serving.desktop", "--source", film, "--detector", "haar"]
+    process = subprocess.Popen(command, cwd=MODEL.parent.parent, stderr=subprocess.PIPE, text=True)
+    try:
+        subprocess.run(["xdotool", "search", "--sync", "--name", "^Expressions: film.mp4$"], check=True, timeout=30)
+        time.sleep(0.5)
+        subprocess.run(["xdotool", "mousemove", "50", "25", "click", "1"], check=True)
+        first = process.stderr.readline()
+        time.sleep(2)  # it has started over
+        process.terminate()
+        _, more = process.communicate(timeout=10)
+        assert (first, more) == ("film.mp4: 10 of its frames can't be read; the file is damaged\n", "")
+    finally:
+        process.kill()
+
+
+def test_of_a_damaged_film_the_window_tells_what_is_missing(screen, models, tmp_path):
+    film = damaged_film(grey_film(tmp_path / "film.mp4"), 5)
+    with closing(opened(models, film)) as window:
+        click(window, window.button)
+        wait_for(window, lambda: "a second; 1 of 25 frames can't be read; the file is damaged" in window.status.cget("text"))
 
 
 def test_the_command_opens_a_window_and_ends_when_asked_to(screen):

@@ -1,10 +1,14 @@
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema_rs
+import pytest
 import requests
-from live_server import serving
+from films import damaged_film, grey_film
+from live_server import events_of, serving
 
 #: A fuzzer can't know that "binary" must be a picture: what fits the description may still be no picture, and is told so.
 CONFIG = """
@@ -44,3 +48,51 @@ def test_the_description_names_what_this_server_has_and_whether_it_wants_a_token
     assert model["schema"]["enum"] == ["ferplus-cnn", "twin"]
     assert "security" not in described
     assert re.fullmatch(r"3\.1\.\d", described["openapi"])
+
+
+def checker(server, path, method, kind):
+    """What holds one item of a streamed answer to the description."""
+    described = requests.get(server.url + "/api/openapi.json", timeout=10).json()
+    content = described["paths"][path][method]["responses"]["200"]["content"]
+    schema = content[kind]["x-itemSchema"]
+    if kind == "text/event-stream":
+        schema = schema["properties"]["data"]["contentSchema"]
+    return jsonschema_rs.Draft202012Validator({**schema, "components": described["components"]})
+
+
+def test_the_lines_of_a_video_are_as_described(server, astronaut, tmp_path):
+    import cv2
+
+    writer = cv2.VideoWriter(str(tmp_path / "face.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, astronaut.shape[1::-1])
+    for _ in range(4):
+        writer.write(astronaut[:, :, ::-1])
+    writer.release()
+    damaged = damaged_film(grey_film(tmp_path / "film.mp4"), 5)
+    check = checker(server, "/api/video", "post", "application/x-ndjson")
+    kinds, faces, missing = set(), 0, set()
+    for film in (tmp_path / "face.avi", damaged):
+        answer = requests.post(server.url + "/api/video", files={"video": film.read_bytes()}, timeout=60)
+        for line in map(json.loads, answer.text.splitlines()):
+            check.validate(line)
+            kinds.add(line["type"])
+            faces += len(line.get("faces", []))
+            missing.add(line.get("missing"))
+    assert kinds == {"video", "frame", "end"} and faces and len(missing) == 2
+    check.validate({"type": "error", "message": "the server is stopping"})
+    head = {"type": "video", "width": 2, "height": 2, "duration_s": -1, "model": "a", "labels": [], "limit_s": 9}
+    for wrong in ({"type": "end"}, {**line, "type": "frame"}, {**line, "more": 1}, head, "end"):
+        with pytest.raises(jsonschema_rs.ValidationError):
+            check.validate(wrong)
+    check.validate({**head, "duration_s": None})
+
+
+def test_the_events_of_a_stream_are_as_described(server):
+    check = checker(server, "/api/stream/events", "get", "text/event-stream")
+    events = events_of(server, 12, "&max_hz=100")
+    for event in events:
+        check.validate(event)
+    assert any(event["result"] and event["result"]["faces"] for event in events)
+    check.validate({**events[0], "result": None})
+    for name in ("sequence", "result", "status"):
+        with pytest.raises(jsonschema_rs.ValidationError):
+            check.validate({key: value for key, value in events[0].items() if key != name})

@@ -9,9 +9,10 @@ import time
 
 import pytest
 import requests
+from films import damaged_film, grey_film
 from live_server import TWIN_LABELS, encoded, free_port, serving, wait_until
 
-from serving.sources import DemoSource
+from serving.sources import DemoSource, create_source
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -769,6 +770,19 @@ def choices(browser, name):
     return browser.execute_script(
         "return [...document.getElementById(arguments[0]).options].map((each) => [each.value, each.text])", name
     )
+
+
+def test_what_is_missing_of_a_damaged_film_is_told(browser, tmp_path):
+    film = damaged_film(grey_film(tmp_path / "film.mp4"), 5)
+    with serving([create_source(str(film)), DemoSource()], detector="haar") as running:
+        browser.get(running.url)
+        wait_until(lambda: by_id(browser, "fact-note").text == "1 of 25 frames can't be read; the file is damaged", 30)
+        assert by_id(browser, "fact-state").text == "live"
+        picture(browser, "damaged")
+        by_id(browser, "tab-upload").click()
+        by_id(browser, "upload-file").send_keys(str(film))
+        wait_until(lambda: "Not whole: 1 of 25 frames can't be read; the file is damaged." in message(browser))
+        browser.get_log("browser")  # what this browser can't play is in the console
 
 
 def test_the_page_follows_a_source_that_is_lost_another_one_and_a_restart_of_the_server(browser, twin):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from functools import partial
 
 import commandline
@@ -232,10 +233,72 @@ def test_a_name_that_begins_like_a_home_is_a_file_first(here, monkeypatch):
         pictures.find_pictures(["~nobody-else.png"])
 
 
+def test_links_to_one_file_are_a_picture_each_and_two_ways_to_one_name_are_one(here):
+    for name in ("blobs/ab", "ds/own.png"):
+        (here / name).parent.mkdir()
+        Image.new("L", (8, 8)).save(here / name, "PNG")
+    for name in ("person1.jpg", "person9.jpg"):
+        (here / "ds" / name).symlink_to(here / "blobs" / "ab")
+    (here / "ds" / "link.png").symlink_to("own.png")
+    (here / "other").symlink_to("ds")
+    found = pictures.find_pictures(["ds", "other", "ds/../other/own.png"])
+    assert [str(picture.path) for picture in found] == ["ds/link.png", "ds/own.png", "ds/person1.jpg", "ds/person9.jpg"]
+
+
+def test_a_folder_that_can_not_be_read_is_told(models, here, capsys):
+    for name in ("a", "b"):
+        (here / "un" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(here / "un" / name / "x.png")
+    closed = here / "un" / "b"
+    closed.chmod(0)
+    try:
+        if os.access(closed, os.R_OK):
+            pytest.skip("needs a user who may not read everything")
+        words = ["--model", models / "grey", "--crop", "none"]
+        assert run(capsys, "un/b", *words) == (2, [], ["python -m serving.predict: error: un/b can't be read: Permission denied"])
+        code, lines, errors = run(capsys, "un", "--recursive", *words)
+        assert (code, errors) == (0, ["warning: un/b can't be read: Permission denied"])
+        assert lines[-2:] == ["1 face in 1 picture", "1 folder could not be read; the warnings above say why"]
+        (here / "un" / "a" / "x.png").unlink()
+        code, _, [warning, error] = run(capsys, "un", "--recursive", *words)
+        assert code == 2 and "un/b can't be read" in warning and "un has no picture or video in it" in error
+    finally:
+        closed.chmod(0o700)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_that_is_called_like_a_picture_is_left_out_of_folders_and_refused_where_it_is_named(here):
+    Image.new("L", (8, 8)).save("face.png")
+    (here / "gone.png").symlink_to("nowhere.png")
+    for name in ("cam.jpg", "cam.mp4"):
+        os.mkfifo(name)
+    for named in (str(here), "*"):
+        found = pictures.find_pictures([named], suffixes=(".jpg", ".mp4", ".png"))
+        assert [each.path.name for each in found] == ["face.png", "gone.png"]
+    with pytest.raises(DataError, match="cam.mp4 is a pipe or a device; name a picture that is a file"):
+        pictures.find_pictures(["cam.mp4"])
+    with pytest.raises(DataError, match="no file fits the pattern"):
+        pictures.find_pictures(["cam.*"])
+
+
+def test_of_a_file_that_may_be_a_video_is_told_how_to_read_it(models, here, capsys):
+    for name in ("film.dat", "text.png"):
+        (here / name).write_text("no picture")
+    _, lines, _ = run(capsys, "film.dat", "text.png", "--model", models / "grey")
+    assert [("--only videos reads it" in line) for line in lines if "can't be read as a picture" in line] == [True, False]
+
+
 def test_copies_of_one_name_get_numbers(tmp_path):
     named = [pictures.Picture(tmp_path / sub / "x.webp", predict.Path("x.webp")) for sub in ("one", "two")]
     planned = predict.plan_copies(named, tmp_path / "drawn")
     assert [target.name for target in planned.values()] == ["x.png", "x-2.png"]
+
+
+def test_no_copy_bears_the_name_of_another_original(tmp_path):
+    names = ("one/a.bmp", "one/a.png", "two/a.png", "two/a-2.png")
+    named = [pictures.Picture(tmp_path / name, predict.Path(name).relative_to(name[:3])) for name in names]
+    planned = predict.plan_copies(named, tmp_path / "drawn")
+    assert [planned[picture.path].name for picture in named] == ["a-3.png", "a.png", "a-4.png", "a-2.png"]
 
 
 def test_results_in_the_folder_that_is_read_are_not_taken_for_originals(tmp_path):
@@ -273,6 +336,12 @@ def test_small_faces_are_enlarged_until_a_label_can_be_read():
         (["face.png", "--every", "2"], "--every is for videos, and face.png is none"),
         (["face.png", "--only", "videos"], "--only videos, but there is no video in face.png"),
         (["face.png", "--csv", "face.png/f.csv"], "face.png"),
+        ([""], "PATH: expected a name, got an empty one"),
+        (["face.png", "--csv", ""], "--csv: expected a name, got an empty one"),
+        (["face.png", "--json="], "--json: expected a name, got an empty one"),
+        (["face.png", "--draw", ""], "--draw: expected a name, got an empty one"),
+        (["face.png", "--parquet", ""], "--parquet: expected a name, got an empty one"),
+        (["face.png", "--report", ""], "--report: expected a name, got an empty one"),
         (["face.png", "--draw", "face.png"], "--draw names a folder, face.png is a file"),
         (["face.png", "--draw", "d", "--csv", "d/face.png"], "--draw and --csv name the same file d/face.png"),
         (["face.png", "--draw", "d", "--csv", "d"], "--draw and --csv name the same file d"),

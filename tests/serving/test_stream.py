@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import requests
+from films import damaged_film, grey_film
 from live_server import camera, encoded, overlap, serving, switch_off, wait_until
 
 from fer_keras.errors import DataError
@@ -322,6 +323,18 @@ def test_the_rate_is_told_as_it_is_at_the_start_and_where_frames_are_seldom(kind
         assert all(0.6 * fps < rate < 1.3 * fps for rate in told[-2:]), told
         wait_until(lambda: stream.status()["state"] == "idle")
         assert stream.status()["fps"] == 0
+
+
+def test_the_status_of_a_damaged_file_says_so_and_the_log_once(tmp_path, caplog):
+    film = damaged_film(grey_film(tmp_path / "film.mp4"), 5, 15)
+    with serving([create_source(str(film))], detector="haar") as running:
+        running.ready()
+        [stream] = running.engine.streams.values()
+        with stream.watch("events") as following:
+            status = wait_until(lambda: (update := following(1)) and "of 25 frames" in update.status["message"] and update.status)
+    assert status["state"] == "live" and status["message"] == "2 of 25 frames can't be read; the file is damaged"
+    told = [record.getMessage() for record in caplog.records if "can't be read" in record.getMessage()]
+    assert told == ["film.mp4: 1 of its frames can't be read; the file is damaged"]
 
 
 def test_a_frame_that_can_not_be_analysed_does_not_end_the_stream():

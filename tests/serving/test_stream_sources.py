@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from films import UNEVEN_S, edited_film, uneven_film
+from films import UNEVEN_S, damaged_film, edited_film, grey_film, uneven_film
 
 from fer_keras.detectors import create_detector
 from fer_keras.errors import ConfigError, DataError
@@ -80,6 +80,44 @@ def test_nobody_waits_for_a_picture_that_begins_after_the_sound(tmp_path):
     times = [source.read().time_s for _ in range(27)]
     source.close()
     assert np.allclose(times, np.arange(27) / 25)  # nor where it starts over
+
+
+def test_a_damaged_file_plays_to_its_end_and_says_what_is_missing(tmp_path):
+    source = create_source(str(damaged_film(grey_film(tmp_path / "film.mp4"), 5, 6, 7)))
+    source.open()
+    frames = [source.read() for _ in range(24)]
+    source.close()
+    left = [number for number in range(25) if number not in (5, 6, 7)]
+    assert np.allclose([frame.time_s for frame in frames], [*(np.array(left) / 25), 1.0, 1.04])
+    levels = np.array([float(frame.rgb.mean()) for frame in frames])
+    assert np.abs(levels - [20 * number % 256 for number in [*left, 0, 1]]).max() < 9
+    assert [number for number, frame in enumerate(frames) if frame.restarted] == [0, 22]
+    notes = ["", "3 of its frames can't be read; the file is damaged", "3 of 25 frames can't be read; the file is damaged"]
+    assert [frame.note for frame in frames] == [notes[0]] * 5 + [notes[1]] * 17 + [notes[2]] * 2
+
+
+def test_a_file_that_was_cut_short_says_so_once_it_was_played(tmp_path):
+    film = grey_film(tmp_path / "film.avi", codec="MJPG")
+    film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    source = create_source(str(film))
+    source.open()
+    frames = [source.read()]
+    while not frames[-1].restarted or len(frames) == 1:
+        frames.append(source.read())
+    source.close()
+    told = f"it ends after {len(frames) - 1} of 25 frames; the file is damaged or was cut short"
+    assert [frame.note for frame in frames] == [""] * (len(frames) - 1) + [told]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_file_whose_name_looks_like_an_address_is_played(tmp_path, monkeypatch):
+    write_clip(tmp_path / "clip.mp4", 3)
+    (tmp_path / "clip.mp4").rename(tmp_path / "lecture-2026-01-01T12:30:00.mp4")
+    monkeypatch.chdir(tmp_path)
+    source = create_source("lecture-2026-01-01T12:30:00.mp4")
+    source.open()
+    assert source.title == "lecture-2026-01-01T12:30:00.mp4" and source.read().restarted
+    source.close()
 
 
 @pytest.mark.parametrize("name", ["picture.png", "clip.mp4"])

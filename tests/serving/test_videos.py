@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import commandline
 import numpy as np
 import pytest
-from films import UNEVEN_S, edited_film, grey_film, longer_sounding_film, squeezed_film, uneven_film
+from films import UNEVEN_S, damaged_film, edited_film, grey_film, longer_sounding_film, squeezed_film, uneven_film
 
 from fer_keras.inference.recognizer import Recognizer
 from fer_keras.labels import EMOTIONS
@@ -158,7 +158,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_table(clip, whole,
     words = [str(word) for word in [clip, *QUICK, "--csv", tmp_path / "rows.csv", "--draw", tmp_path / "drawn"]]
     killed = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=ROOT, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    left = [f"rows.csv.unfinished.{ending}" for ending in ("csv", "json", "lock")]
+    left = ["drawn", *(f"rows.csv.unfinished.{ending}" for ending in ("csv", "json", "lock"))]
     assert sorted(path.name for path in tmp_path.iterdir()) == left
     assert b"half a li" in (tmp_path / "rows.csv.unfinished.csv").read_bytes()
 
@@ -185,6 +185,45 @@ def test_two_runs_do_not_write_one_table(clip, tmp_path, capsys):
         assert [path.name for path in tmp_path.iterdir()] == ["rows.csv.unfinished.lock"]
     assert run(capsys, *words)[0] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+HELD = """
+import sys
+from serving import predict, videos
+def checkpoint(table, frame, analyzer):
+    print("under way", file=sys.stderr, flush=True)
+    sys.stdin.read()
+videos.GrowingTable.checkpoint = checkpoint
+predict.main(sys.argv[1:])
+"""
+
+
+def test_two_runs_do_not_draw_one_copy(clip, tmp_path, capsys):
+    def words(name):
+        return [str(word) for word in [clip, *QUICK, "--every", 18, "--csv", tmp_path / name, "--draw", tmp_path / "drawn"]]
+
+    first = subprocess.Popen(
+        [sys.executable, "-c", HELD, *words("a.csv")], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert any("under way" in line for line in first.stderr)
+        before = sorted(path.name for path in tmp_path.iterdir())
+        code, lines, errors = run(capsys, *words("b.csv"))
+        assert code == 2 and not lines and len(errors) == 1
+        assert f"another process is drawing {tmp_path / 'drawn' / 'clip.mp4'}" in errors[0]
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+    finally:
+        first.kill()
+        first.communicate()
+    assert run(capsys, *words("b.csv"))[0] == 0
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["clip.mp4"]
+
+
+def test_the_copy_of_a_video_that_is_no_mp4_leaves_that_of_one_its_name(tmp_path, capsys):
+    grey_film(tmp_path / "clip.avi", 5, "MJPG")
+    grey_film(tmp_path / "clip.mp4", 9)
+    assert run(capsys, tmp_path, *QUICK, "--draw", tmp_path / "drawn")[0] == 0
+    assert {path.name: len(frames_of(path)) for path in (tmp_path / "drawn").iterdir()} == {"clip.mp4": 9, "clip-2.mp4": 5}
 
 
 def test_restart_throws_away_what_another_command_left(clip, tmp_path, capsys):
@@ -262,6 +301,65 @@ def test_a_film_is_called_damaged_where_the_file_bears_it_out(tmp_path):
     assert containers.facts(tmp_path / "fragmented.mp4") == containers.FileFacts()
     (tmp_path / "fragmented.mp4").write_bytes(fragmented[:-5])
     assert containers.facts(tmp_path / "fragmented.mp4").cut
+
+
+def test_behind_a_damaged_spot_a_film_goes_on_at_its_own_times(tmp_path):
+    film = damaged_film(grey_film(tmp_path / "film.mp4"), 5, 6, 7, 15)
+    with videos.VideoReader(film) as reader:
+        numbers, times, images = zip(*reader.frames(), strict=True)
+    left = [number for number in range(25) if number not in (5, 6, 7, 15)]
+    assert numbers == tuple(range(21)) and np.allclose(times, np.array(left) / 25)
+    levels = np.array([float(image.mean()) for image in images])
+    assert np.abs(levels - [20 * number % 256 for number in left]).max() < 9
+    assert missing(film) == "4 of 25 frames can't be read; the file is damaged"
+
+    start = uploads.read_video(film, 10**6, 0.5, 100)
+    with pytest.raises(StopIteration) as stop:
+        while True:
+            next(start)
+    assert stop.value.value == uploads.VideoEnd(truncated=True, missing="3 of its frames can't be read; the file is damaged")
+
+    uncounted = tmp_path / "uncounted.mp4"
+    uncounted.write_bytes(film.read_bytes().replace(b"udta", b"mvex"))  # its frames are listed elsewhere too
+    assert missing(uncounted) == "4 of its frames can't be read; the file is damaged"
+
+
+def test_a_film_may_be_damaged_at_its_start_and_at_its_end(tmp_path):
+    film = damaged_film(grey_film(tmp_path / "film.mp4"), 0, 1, *range(15, 25))
+    with videos.VideoReader(film) as reader:
+        times = [time_s for _, time_s, _ in reader.frames()]
+    assert np.allclose(times, np.arange(2, 15) / 25)
+    assert missing(film) == "12 of 25 frames can't be read; the file is damaged"
+
+
+def test_a_run_over_a_damaged_film_that_was_killed_ends_with_the_same_table(tmp_path, capsys):
+    film = damaged_film(write_clip(tmp_path / "film.mp4"), 3, 4, 18, 19)
+    words = [str(word) for word in [film, *QUICK, "--csv"]]
+    code, lines, _ = run(capsys, *words, tmp_path / "whole.csv")
+    assert code == 0 and "  warning: 4 of 36 frames can't be read; the file is damaged" in lines
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words, str(tmp_path / "rows.csv")], cwd=ROOT, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL and not killed.stderr
+    code, lines, _ = run(capsys, *words, tmp_path / "rows.csv")
+    assert code == 0 and "at frame 15 of" in lines[0]
+    assert (tmp_path / "rows.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    times = [float(row["time_s"]) for row in rows(tmp_path / "rows.csv") if row["frame"]]
+    assert times == pytest.approx([number / FPS for number in range(FRAMES) if number not in (3, 4, 18, 19)], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec"),
+    [
+        *((ending, "MPG2") for ending in (".ts", ".MTS", ".m2ts", ".VOB")),
+        *((".flv", "FLV1"), (".ogv", "VP80"), (".asf", "WMV2"), (".3g2", "mp4v")),
+    ],
+)
+def test_films_of_camcorders_and_discs_are_taken_for_films(tmp_path, ending, codec):
+    film = tmp_path / f"00001{ending}"
+    grey_film(tmp_path / f"film{ending.lower()}", codec=codec).rename(film)
+    assert videos.is_video(film)
+    with videos.VideoReader(film) as reader:
+        levels = [float(image.mean()) for _, _, image in reader.frames()]
+    assert np.abs(np.array(levels) - [20 * number % 256 for number in range(25)]).max() < 9
 
 
 @pytest.mark.parametrize("data", [b"", b"RIFF", b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\x08moov", b"\x1a\x45\xdf\xa3" + bytes(20)])
@@ -406,13 +504,14 @@ def test_what_can_be_read_of_a_damaged_video_is_kept(tmp_path, capsys):
     data = write_clip(tmp_path / "film.avi", "MJPG").read_bytes()
     (tmp_path / "film.avi").write_bytes(data[: len(data) // 2])
     (tmp_path / "no-film.mp4").write_bytes(b"nothing of the kind")
+    (tmp_path / "gone.mp4").symlink_to("nowhere.mp4")
     code, lines, errors = run(capsys, tmp_path, *QUICK, "--csv", tmp_path / "rows.csv", "--draw", tmp_path / "drawn")
     assert code == 0 and not errors
-    half, none = [row for row in rows(tmp_path / "rows.csv") if row["status"] == "error"]
+    half, gone, none = [row for row in rows(tmp_path / "rows.csv") if row["status"] == "error"]
     frames = [int(row["frame"]) for row in rows(tmp_path / "rows.csv") if row["frame"]]
     assert frames == list(range(len(frames))) and 5 < len(frames) < 30
     assert half["error"] == f"it ends after {len(frames)} of 36 frames; the file is damaged or was cut short"
-    assert none["error"] == "can't be read as a video; is the file complete, and its codec a usual one?"
+    assert gone["error"] == none["error"] == "can't be read as a video; is the file complete, and its codec a usual one?"
     assert any(line == f"  warning: {half['error']}" for line in lines)
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["film.mp4"]
 
