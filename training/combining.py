@@ -104,7 +104,7 @@ class Faces:
 
     fit_rows, fit_truth: labelled validation faces that no member was trained on; may be none.
     rows, truth: those that are scored. split: what they are. parts: (positions in fit_rows, positions in rows): what is fitted on
-    the first is scored on the second. notes: what a reader should know. learnt: how many of the scored faces members learnt from.
+    the first is scored on the second. notes: what a reader should know. learnt: the rows that members learnt from.
     """
 
     protocol: str
@@ -115,7 +115,7 @@ class Faces:
     truth: np.ndarray
     parts: list[tuple[np.ndarray, np.ndarray]]
     notes: list[str]
-    learnt: int = 0
+    learnt: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str | None, seed: int = 0) -> Faces:
@@ -147,7 +147,7 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
     rows, truth = unseen["test"]
     if len(rows) >= min(FEWEST_FACES, len(labelled["test"][0]) or FEWEST_FACES):
         notes += left_out["validation"] + left_out["test"]
-        return Faces(protocol, "test", fit_rows, fit_truth, rows, truth, [(everything, np.arange(len(rows)))], notes)
+        return Faces(protocol, "test", fit_rows, fit_truth, rows, truth, [(everything, np.arange(len(rows)))], notes, trained)
     if len(fit_rows) >= FEWEST_FACES:
         half = _halves(fit_truth, seed)
         parts = [(np.flatnonzero(~half), np.flatnonzero(half)), (np.flatnonzero(half), np.flatnonzero(~half))]
@@ -157,15 +157,14 @@ def choose_faces(members: Sequence[Member], dataset: FaceDataset, protocol: str 
             f"{dataset.name} has {few}: these are validation faces, by which the best epochs of members were chosen. "
             "Weights and temperature are fitted on one half and scored on the other, both ways round"
         )
-        return Faces(protocol, "validation", fit_rows, fit_truth, fit_rows, fit_truth, parts, notes)
+        return Faces(protocol, "validation", fit_rows, fit_truth, fit_rows, fit_truth, parts, notes, trained)
     split = next((split for split in ("test", "validation") if len(labelled[split][0])), None)
     if split is None:
         raise DataError(f"{dataset.path} has no validation or test face with a label by protocol {protocol}")
     rows, truth = labelled[split]
     none = np.empty(0, np.int64)
     notes.append(f"members were trained on faces that are scored here ({split}); all figures flatter, and no weights are fitted")
-    learnt = int(np.isin(rows, trained).sum())
-    return Faces(protocol, split, none, none, rows, truth, [(none, np.arange(len(rows)))], notes, learnt)
+    return Faces(protocol, split, none, none, rows, truth, [(none, np.arange(len(rows)))], notes, trained)
 
 
 def _learnt_from(member: Member, dataset: FaceDataset) -> tuple[np.ndarray | None, object]:
@@ -339,6 +338,7 @@ def _figures(
     from fer_keras.inference import ensemble
 
     people = scoring.identities(dataset, faces.rows)
+    learnt = scoring.learnt_counts(dataset, faces.rows, faces.learnt)
     truth, count = faces.truth, len(members)
     singles = [classification_metrics(truth, one, labels) for one in answers.single]
     right = [one.argmax(axis=1) == truth for one in answers.single]
@@ -349,6 +349,7 @@ def _figures(
         correct = probabilities.argmax(axis=1) == truth
         ways[how] = {
             **classification_metrics(truth, probabilities, labels),
+            **scoring.identities_interval(correct, people),
             "ece_calibrated": None if calibrated is None else expected_calibration_error(calibrated, truth),
             "gain_over_best": float(correct.mean() - right[best].mean()),
             "gain_over_best_ci95": list(accuracy_difference_interval(right[best], correct, people)),
@@ -370,12 +371,14 @@ def _figures(
                 "seed": scoring.open_run(member.path).config["seed"] if member.is_run else None,
                 "parameters": parameters[index],
                 **{key: singles[index][key] for key in ("accuracy", "accuracy_ci95", "macro_f1", "log_loss", "ece")},
+                **scoring.identities_interval(right[index], people),
                 "weights": {how: float(shares[index]) for how, shares in weights.items() if shares is not None},
                 "gain": float(correct.mean() - without.mean()),
                 "gain_ci95": list(accuracy_difference_interval(without, correct, people)),
             }
         )
-    notes = [*faces.notes, *persons_note(people)]
+    known = scoring.persons_learnt_note("the ensemble", learnt["n_persons_learnt"])
+    notes = [*faces.notes, *known, *persons_note(people)]
     if any((member.spec.image_size, member.spec.channels) != input_of([one.spec for one in members]) for member in members):
         notes.append("members take pictures of different size or colour; the ensemble takes the largest and fits them inside")
     if plan.mirror:
@@ -403,7 +406,7 @@ def _figures(
         "split": faces.split,
         "n": len(truth),
         "n_fit": len(faces.fit_rows),
-        "n_learnt": faces.learnt,
+        **learnt,
         "labels": list(labels),
         "data": {"name": dataset.name, "path": str(dataset.path), "fingerprint": dataset.fingerprint},
         "seed": plan.settings["seed"],
@@ -457,13 +460,14 @@ def _export(
         {
             **{
                 key: result["members"][index][key]
-                for key in ("name", "architecture", "seed", "parameters", "accuracy", "accuracy_ci95")
+                for key in ("name", "architecture", "seed", "parameters", "accuracy", "accuracy_ci95", "accuracy_ci95_identities")
+                if key in result["members"][index]
             },
             "weight": weight,
         }
         for index, weight in zip(used, spec.options["weights"], strict=True)
     ]
-    entry = {**result["combinations"][plan.combine], "n_learnt": result["n_learnt"]}
+    entry = {**result, **result["combinations"][plan.combine]}
     figure = train.figure_entry(entry, dict(result), dataset.name)
     metadata = {
         "labels": list(inside[0].labels),

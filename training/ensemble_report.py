@@ -23,7 +23,7 @@ def members_frame(result: Mapping[str, Any]) -> pd.DataFrame:
             {
                 "member": entry["name"],
                 "accuracy": entry["accuracy"],
-                "95% interval": _interval(entry["accuracy_ci95"]),
+                "95% interval": _interval(_bounds(entry)),
                 "macro F1": entry["macro_f1"],
                 "log loss": entry["log_loss"],
                 "ECE": entry["ece"],
@@ -56,12 +56,17 @@ def combinations_frame(result: Mapping[str, Any]) -> pd.DataFrame:
 def _line(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "accuracy": entry["accuracy"],
-        "95% interval": _interval(entry["accuracy_ci95"]),
+        "95% interval": _interval(_bounds(entry)),
         "macro F1": entry["macro_f1"],
         "log loss": entry["log_loss"],
         "ECE": entry["ece"],
         "ECE with temperature": entry.get("ece_calibrated"),
     }
+
+
+def _bounds(entry: Mapping[str, Any]) -> Sequence[float]:
+    """The interval of an accuracy: over persons, where some have several faces."""
+    return entry.get("accuracy_ci95_identities", entry["accuracy_ci95"])
 
 
 def _interval(bounds: Sequence[float], sign: str = "") -> str:
@@ -107,7 +112,7 @@ def write_report(out: Path, result: Mapping[str, Any]) -> None:
     scores = ensemble_plots.plot_scores(
         [*names, *ways],
         [entry["accuracy"] for entry in (*members, *ways.values())],
-        [entry["accuracy_ci95"] for entry in (*members, *ways.values())],
+        [_bounds(entry) for entry in (*members, *ways.values())],
         [0] * len(members) + [3] * len(ways),
         xlabel="accuracy, 95% interval",
     )
@@ -132,7 +137,8 @@ def write_report(out: Path, result: Mapping[str, Any]) -> None:
     faces = f"{result['n']} {result['split']} faces of {result['data']['name']}"
     introduction = f"{faces}; protocol {result['protocol']}; seed {result['seed']}."
     explanation = (
-        "Intervals of an accuracy are Wilson's at 95%, those of a gain Newcombe's for two models on the same faces. The gain of "
+        "Intervals of an accuracy are Wilson's at 95% (of as many faces as those of so many persons are worth, where some have "
+        "several), those of a gain Newcombe's for two models on the same faces. The gain of "
         "a combination is over the best member, with an exact McNemar test corrected by Holm for the number of combinations; "
         f"the gain of a member is what {result['combine']} loses without it. Weights and temperature are never fitted on the "
         "faces that they are scored on."

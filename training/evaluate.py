@@ -106,7 +106,7 @@ def evaluate(
         about = {"labels": list(model.labels), "temperature_fitted_on": fitted_on, "parameters": model.parameters}
         told = probabilities if temperature is None else apply_temperature(probabilities, temperature)
         about |= {"coverage": coverage_curve(told, truth), "path": str(model.path)}
-        about["n_learnt"] = scoring.learnt_among(model, faces)
+        about |= scoring.learnt_among(model, faces)
         over_people = scoring.identities_interval(probabilities.argmax(axis=1) == truth, people)
         about |= over_people
         for low, high in over_people.values():

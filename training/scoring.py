@@ -18,7 +18,7 @@ import numpy as np
 
 from fer_keras.cli import CommandParser, import_tensorflow, positive_int
 from fer_keras.data import targets
-from fer_keras.data.dataset import SPLITS, FaceDataset, same_data, same_rows
+from fer_keras.data.dataset import SPLITS, UNKNOWN, FaceDataset, same_data, same_rows
 from fer_keras.errors import ConfigError, DataError, FerError, ModelError
 
 if TYPE_CHECKING:
@@ -343,8 +343,10 @@ def fit_notes(model: ScoredModel, faces: ScoredFaces) -> list[str]:
     rows, source = rows_learnt(model.run or model.path, dataset)
     if rows is None:
         notes.append(other_data_note(model.key, source))
-    elif faces.split != "train" and (seen := len(np.intersect1d(faces.rows, rows))):
-        notes.append(f"{model.key} was trained on {seen} of these {len(faces.rows)} faces; its figures flatter it")
+    elif faces.split != "train":
+        if seen := len(np.intersect1d(faces.rows, rows)):
+            notes.append(f"{model.key} was trained on {seen} of these {len(faces.rows)} faces; its figures flatter it")
+        notes += persons_learnt_note(model.key, persons_learnt(dataset, faces.rows, rows))
     return notes
 
 
@@ -354,6 +356,18 @@ def identities(dataset: FaceDataset, rows: np.ndarray) -> np.ndarray | None:
         return None
     people = dataset.manifest["identity"].to_numpy(str)[rows]
     return people if (people != "").any() else None
+
+
+def persons_learnt(dataset: FaceDataset, rows: np.ndarray, learnt: np.ndarray) -> int:
+    """How many of the persons on some rows a model knows from others, int64 (n,) each: those that it learnt from."""
+    here, there = (identities(dataset, each) for each in (rows, np.setdiff1d(learnt, rows)))
+    return 0 if here is None or there is None else len(set(here) & set(there) - {"", UNKNOWN})
+
+
+def persons_learnt_note(name: str, count: int) -> list[str]:
+    """What is told of a model that learnt from other faces of so many of the persons that it is judged by, in a list."""
+    persons = "1 person" if count == 1 else f"{count} persons"
+    return [f"{name} was trained on other faces of {persons} of these faces; its figures flatter it"] if count else []
 
 
 def identities_interval(correct: np.ndarray, people: np.ndarray | None) -> dict[str, list[float]]:
@@ -444,10 +458,16 @@ def rows_before(run: RunFolder, dataset: FaceDataset) -> np.ndarray:
         return np.empty(0, np.int64)
 
 
-def learnt_among(model: ScoredModel, faces: ScoredFaces) -> int:
-    """How many of these faces a model, or one that it builds on, learnt from, as far as is known."""
+def learnt_among(model: ScoredModel, faces: ScoredFaces) -> dict[str, int]:
+    """How many of these faces a model, or one that it builds on, learnt from, as far as is known: "n_learnt"; and of how many of
+    the persons on them it learnt from other faces: "n_persons_learnt"."""
     rows, _ = rows_learnt(model.run or model.path, faces.dataset)
-    return 0 if rows is None else len(np.intersect1d(faces.rows, rows))
+    return learnt_counts(faces.dataset, faces.rows, np.empty(0, np.int64) if rows is None else rows)
+
+
+def learnt_counts(dataset: FaceDataset, rows: np.ndarray, learnt: np.ndarray) -> dict[str, int]:
+    """What `learnt_among` gives, of a model that learnt from some rows and is judged by others: int64 (n,) each."""
+    return {"n_learnt": len(np.intersect1d(rows, learnt)), "n_persons_learnt": persons_learnt(dataset, rows, learnt)}
 
 
 def other_data_note(name: str, source: object) -> str:

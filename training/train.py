@@ -327,7 +327,7 @@ def _is_ours(target: Path, run: RunFolder) -> bool:
 def figure_entry(entry: dict[str, Any], report: dict[str, Any], dataset_name: str) -> dict[str, Any]:
     """One line of figures for metadata and model card, with its protocol.
 
-    n_learnt, where it is not 0: how many of the faces the model had learnt from, which flatters it.
+    n_learnt, n_persons_learnt, where they are not 0: of `scoring.learnt_among`; they flatter the model.
     """
     keep = ("accuracy", "accuracy_ci95", "accuracy_ci95_identities", "macro_f1", "ece", "ece_calibrated")
     return {
@@ -336,7 +336,7 @@ def figure_entry(entry: dict[str, Any], report: dict[str, Any], dataset_name: st
         "protocol": report["protocol"],
         "n": report["n"],
         **{key: entry[key] for key in keep if key in entry},
-        **({"n_learnt": entry["n_learnt"]} if entry.get("n_learnt") else {}),
+        **{key: entry[key] for key in ("n_learnt", "n_persons_learnt") if entry.get(key)},
     }
 
 

@@ -241,6 +241,7 @@ def judged_faces(dataset: FaceDataset, protocol: str | None, settings: Iterable[
         notes.insert(
             0, f"{dataset.name} has no test faces: these are its {faces.split} faces, by which the best epochs were chosen"
         )
+    notes += scoring.persons_learnt_note("each model", scoring.persons_learnt(dataset, faces.rows, dataset.rows("train")))
     return faces, list(dict.fromkeys(notes))
 
 

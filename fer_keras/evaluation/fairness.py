@@ -35,6 +35,9 @@ _PERMUTATIONS = 10_000
 _PERMUTATIONS_EACH = 100
 #: An outcome that is rarer than this can't differ between groups beyond chance.
 _LEAST_EVENTS = 5
+#: Exchanges that come so near to what was observed, in events, count as equal to it. Where the same few events fall on the same
+#: groups, exchanges differ only by how many faces persons bring along; two numbers of events are further apart than this.
+_EVENTS_TIED = 0.25
 
 
 def bootstrap_gap(
@@ -65,7 +68,7 @@ def bootstrap_gap(
     drawn = resampling.share_draws(drawn, accuracy * size, size, rng)
     low, high = resampling.interval(accuracy, drawn)
     adjusted = None
-    if labels is not None and table.scale is not None:
+    if labels is not None and table.comparable:
         adjusted = gap_of(table.adjusted(table.observed), table.adjusted(draws), table.kinds)
     counts = table.observed[:, : table.labels].sum(axis=1)
     return {
@@ -101,14 +104,17 @@ class _Table:
         return by_group(self.values, self.units)
 
     @property
-    def scale(self) -> np.ndarray | None:
-        return resampling.pair_scale(self.observed[:, : self.labels])
+    def comparable(self) -> bool:
+        return resampling.pair_scale(self.observed[:, : self.labels]) is not None
 
     def shares(self, sums: np.ndarray) -> np.ndarray:
         return sums[..., self.labels :].sum(axis=-1) / sums[..., : self.labels].sum(axis=-1)
 
+    def cells(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return sums[..., : self.labels], sums[..., self.labels :]
+
     def adjusted(self, sums: np.ndarray) -> np.ndarray:
-        return resampling.adjusted_means(sums[..., : self.labels], sums[..., self.labels :])
+        return resampling.adjusted_means(*self.cells(sums))
 
 
 def _tabulate(outcome: np.ndarray, groups: np.ndarray, labels: np.ndarray | None, clusters: np.ndarray | None) -> _Table:
@@ -181,12 +187,11 @@ def compare_shares(
     given["clusters"] = None if clusters is None else np.asarray(clusters)[rows]
     result = bootstrap_gap(outcome[rows], names[rows], repeats=repeats, seed=seed, **given)
     table = _tabulate(outcome[rows], names[rows], given["labels"], given["clusters"])
-    scale = table.scale
-    if scale is None:
+    if not table.comparable:
         return {**result, "small": small, "p": None}
-    observed = float(resampling.largest_difference(table.adjusted(table.observed), scale))
+    observed = float(resampling.largest_difference(*table.cells(table.observed), _EVENTS_TIED))
     exchanged = resampling.permutation_sums(table.values, table.units, _PERMUTATIONS, np.random.default_rng(seed))
-    drawn = [resampling.largest_difference(table.adjusted(sums), scale) for sums in exchanged]
+    drawn = [resampling.largest_difference(*table.cells(sums)) for sums in exchanged]
     return {**result, "small": small, "p": resampling.permutation_p(observed, np.concatenate(drawn))}
 
 
@@ -285,21 +290,28 @@ class _Grouping:
 class _Comparison:
     """One thing looked at: a figure of one model, between groups of one grouping.
 
-    name: the figure ("recall happiness"). included: positions of the groups among those compared. tested: from sums over the
-    compared groups to the means that are tested, float (..., included). scale: how uncertain each difference is. adjusted:
-    whether `tested` differs from the figure by holding the mix of labels fixed.
+    name: the figure ("recall happiness"). included: positions of the groups among those compared. cells: from sums over the
+    compared groups to faces and what is counted of them, float (..., included, labels) each. scale: how uncertain each difference
+    is. adjusted: whether what is tested differs from the figure by holding the mix of labels fixed.
     """
 
     model: int
     grouping: int
     name: str
     included: np.ndarray
-    tested: Callable[[np.ndarray], np.ndarray]
+    cells: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     scale: np.ndarray
     adjusted: bool
 
-    def statistic(self, sums: np.ndarray) -> np.ndarray:
-        return resampling.largest_difference(self.tested(sums), self.scale)
+    def tested(self, sums: np.ndarray) -> np.ndarray:
+        return resampling.adjusted_means(*self.cells(sums))
+
+    def observed(self, sums: np.ndarray) -> float:
+        """The statistic of what was observed, less what still counts as equal."""
+        return float(resampling.largest_difference(*self.cells(sums), 0.0 if self.name == "ece" else _EVENTS_TIED))
+
+    def exchanged(self, sums: np.ndarray) -> np.ndarray:
+        return resampling.largest_difference(*self.cells(sums))
 
 
 def audit(
@@ -629,47 +641,41 @@ class _ModelByGroup:
         count = self.counts[self.compared]
         hits = _confusion(self.observed[self.compared], classes)
 
-        def add(name: str, included: np.ndarray, tested: Callable, scale: np.ndarray | None, adjusted: bool) -> None:
+        def add(name: str, included: np.ndarray, cells: Callable, adjusted: bool) -> None:
+            scale = resampling.pair_scale(cells(self.observed[self.compared])[0])
             if scale is not None:
-                found.append(_Comparison(model, grouping, name, included, tested, scale, adjusted))
+                found.append(_Comparison(model, grouping, name, included, cells, scale, adjusted))
 
         if _can_differ(np.diagonal(hits, axis1=-2, axis2=-1).sum(), count.sum()):
-            add("accuracy", every, self._accuracy, resampling.pair_scale(count), True)
-        add("ece", every, self._ece, _pair_scale_of(count.sum(axis=1)), False)
+            add("accuracy", every, self._right, True)
+        add("ece", every, self._misjudged, False)
         for index, label in enumerate(self.labels):
             enough = np.flatnonzero(count[:, index] >= self.min_cell)
             if len(enough) > 1 and _can_differ(hits[enough, index, index].sum(), count[enough, index].sum()):
-                add(f"recall {label}", enough, self._recall(index, enough), _pair_scale_of(count[enough, index]), False)
+                add(f"recall {label}", enough, self._called(index, np.array([index]), enough), False)
         for index, label in enumerate(self.labels):
             others = np.delete(np.arange(classes), index)
             if _can_differ(hits[:, others, index].sum(), count[:, others].sum()):
-                scale = resampling.pair_scale(count[:, others])
-                add(f"false_positive_rate {label}", every, self._false_positives(index, others), scale, True)
+                add(f"false_positive_rate {label}", every, self._called(index, others, every), True)
         return found
 
-    def _accuracy(self, sums: np.ndarray) -> np.ndarray:
+    def _right(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         confusion = _confusion(sums, self.classes)
-        return resampling.adjusted_means(confusion.sum(axis=-1), np.diagonal(confusion, axis1=-2, axis2=-1))
+        return confusion.sum(axis=-1), np.diagonal(confusion, axis1=-2, axis2=-1)
 
-    def _ece(self, sums: np.ndarray) -> np.ndarray:
-        return _ece(sums, self.classes)
+    def _misjudged(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Faces, and by how much confidence is wrong in each bin: the calibration error is the one by the other."""
+        faces = _confusion(sums, self.classes).sum(axis=(-2, -1))
+        return faces[..., None], (_ece(sums, self.classes) * faces)[..., None]
 
-    def _recall(self, index: int, included: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        def tested(sums: np.ndarray) -> np.ndarray:
-            confusion = _confusion(sums, self.classes)[..., included, :, :]
-            count, hits = confusion[..., index, :].sum(axis=-1), confusion[..., index, index]
-            # Whole identities that are exchanged can leave a group without the label; then it tells nothing.
-            mean = hits.sum(axis=-1, keepdims=True) / np.maximum(count.sum(axis=-1, keepdims=True), 1)
-            return np.where(count > 0, hits / np.maximum(count, 1), mean)
+    def _called(self, index: int, of: np.ndarray, included: np.ndarray) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+        """How often faces of the labels `of` are called `index`."""
 
-        return tested
+        def cells(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            faces = _confusion(sums, self.classes)[..., included, :, :][..., of, :]
+            return faces.sum(axis=-1), faces[..., index]
 
-    def _false_positives(self, index: int, others: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        def tested(sums: np.ndarray) -> np.ndarray:
-            confusion = _confusion(sums, self.classes)[..., others, :]
-            return resampling.adjusted_means(confusion.sum(axis=-1), confusion[..., index])
-
-        return tested
+        return cells
 
     def gaps(self, comparisons: Sequence[_Comparison]) -> list[dict[str, Any]]:
         """The largest gap of each figure, tested or not. p values are added once all are known."""
@@ -706,8 +712,8 @@ class _ModelByGroup:
         adjusted = np.full(len(self.grouping.kinds), np.nan)
         adjusted_drawn = np.full((len(self.draws), len(adjusted)), np.nan)
         if self._adjusted:
-            adjusted[self.compared] = self._accuracy(self.observed[self.compared])
-            adjusted_drawn[:, self.compared] = self._accuracy(self.draws[:, self.compared])
+            adjusted[self.compared] = resampling.adjusted_means(*self._right(self.observed[self.compared]))
+            adjusted_drawn[:, self.compared] = resampling.adjusted_means(*self._right(self.draws[:, self.compared]))
         bounds = {"adjusted_accuracy": resampling.interval(adjusted, adjusted_drawn)}
         for name, drawn in self.drawn.items():
             if not name.startswith("selection_rate"):
@@ -751,10 +757,6 @@ def _can_differ(events: float, trials: float) -> bool:
     return events >= _LEAST_EVENTS and trials - events >= _LEAST_EVENTS
 
 
-def _pair_scale_of(sizes: np.ndarray) -> np.ndarray:
-    return np.sqrt(1 / sizes[:, None] + 1 / sizes[None, :])
-
-
 def _clearest(
     means: np.ndarray, draws: np.ndarray, scale: np.ndarray, names: np.ndarray, lower_is_better: bool
 ) -> dict[str, Any]:
@@ -794,10 +796,10 @@ def _permute(
         for sums in resampling.permutation_sums(values, units, permutations, rng):
             for number in mine:
                 of_model = slice(comparisons[number].model * width, (comparisons[number].model + 1) * width)
-                drawn[number].append(comparisons[number].statistic(sums[..., of_model]))
+                drawn[number].append(comparisons[number].exchanged(sums[..., of_model]))
         for number in mine:
             of_model = slice(comparisons[number].model * width, (comparisons[number].model + 1) * width)
-            statistic = float(comparisons[number].statistic(observed[:, of_model]))
+            statistic = comparisons[number].observed(observed[:, of_model])
             p_values[number] = resampling.permutation_p(statistic, np.concatenate(drawn[number]))
     return p_values
 

@@ -32,9 +32,11 @@ METHOD = (
     "bootstrap within each group, drawing {units}; those of a gap hold for all pairs of groups at once, since the largest was "
     "picked, but are not corrected for how many figures were looked at. The p values are: they come from exchanging the groups "
     "of {units} {permutations} times among those with the same true emotion (whole identities among those with the same "
-    "commonest emotion and about as many faces), corrected by Holm's method for all {comparisons} comparisons of this report, so "
-    "that with no difference anywhere at most 5 of 100 such reports would show one. Macro figures are means over the emotions "
-    "that every compared group has. The calibration error (ECE) of few faces is larger by chance alone; its test allows for that."
+    "commonest emotion and about as many faces; the difference after each exchange is in units of its own uncertainty, and what "
+    "comes within a quarter of a face of the observed one counts as equal), corrected by Holm's method for all {comparisons} "
+    "comparisons of this report, so that with no difference anywhere at most 5 of 100 such reports would show one. Macro figures "
+    "are means over the emotions that every compared group has. The calibration error (ECE) of few faces is larger by "
+    "chance alone; its test allows for that."
 )
 
 

@@ -122,15 +122,9 @@ def adjusted_means(count: np.ndarray, total: np.ndarray) -> np.ndarray:
     groups the difference is the Mantel-Haenszel risk difference (Greenland and Robins 1985): labels count by what they can
     tell, so a label that one group lacks says nothing.
     """
-    of_label = count.sum(axis=-2, keepdims=True)
-    share = np.divide(count, of_label, out=np.zeros_like(count, dtype=float), where=of_label > 0)
-    size = count.sum(axis=-1)
+    size, share = count.sum(axis=-1), _share_of_label(count)
     right = (total - share * total.sum(axis=-2, keepdims=True)).sum(axis=-1)
-    left = _laplacian(count, share, size)
-    # Effects are known up to a constant; the added ones choose the constant, the ridge the rest where groups share no label.
-    scale = size.sum(axis=-1)[..., None, None] / size.shape[-1]
-    left = left + scale * (1 + 1e-9 * np.eye(size.shape[-1]))
-    effect = np.linalg.solve(left, right[..., None])[..., 0]
+    effect = np.linalg.solve(_normal(count), right[..., None])[..., 0]
     every = size.sum(axis=-1, keepdims=True)
     overall = total.sum(axis=(-2, -1))[..., None] / every
     return overall + effect - (size * effect).sum(axis=-1, keepdims=True) / every
@@ -141,24 +135,45 @@ def pair_scale(count: np.ndarray) -> np.ndarray | None:
 
     count: float (g, k). Groups can't be compared where no chain of common labels links them.
     """
-    size = count.sum(axis=-1)
-    of_label = np.maximum(count.sum(axis=0, keepdims=True), 1)
-    left = _laplacian(count, count / of_label, size)
-    if len(count) < 2 or np.linalg.matrix_rank(left, tol=1e-9 * size.max()) < len(count) - 1:
+    if len(count) < 2 or np.linalg.matrix_rank(_laplacian(count), tol=1e-9 * count.sum(axis=-1).max()) < len(count) - 1:
         return None
-    inverse = np.linalg.pinv(left, hermitian=True)
-    spread = np.diag(inverse)
-    return np.sqrt(np.maximum(spread[:, None] + spread[None, :] - 2 * inverse, 1e-12))
+    return _pair_scales(count)
 
 
-def _laplacian(count: np.ndarray, share: np.ndarray, size: np.ndarray) -> np.ndarray:
-    return size[..., None] * np.eye(size.shape[-1]) - count @ np.swapaxes(share, -1, -2)
+def _pair_scales(count: np.ndarray) -> np.ndarray:
+    """`pair_scale` of several at once: float (..., g, k) -> float (..., g, g); huge where not comparable."""
+    inverse = np.linalg.inv(_normal(count))
+    spread = np.diagonal(inverse, axis1=-2, axis2=-1)
+    return np.sqrt(np.maximum(spread[..., :, None] + spread[..., None, :] - 2 * inverse, 1e-12))
 
 
-def largest_difference(means: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The largest |difference| of two groups in units of its uncertainty: float (..., g), (g, g) -> float (...)."""
-    first, second = np.triu_indices(len(scale), 1)
-    return (np.abs(means[..., first] - means[..., second]) / scale[first, second]).max(axis=-1)
+def _share_of_label(count: np.ndarray) -> np.ndarray:
+    of_label = count.sum(axis=-2, keepdims=True)
+    return np.divide(count, of_label, out=np.zeros_like(count, dtype=float), where=of_label > 0)
+
+
+def _laplacian(count: np.ndarray) -> np.ndarray:
+    return count.sum(axis=-1)[..., None] * np.eye(count.shape[-2]) - count @ np.swapaxes(_share_of_label(count), -1, -2)
+
+
+def _normal(count: np.ndarray) -> np.ndarray:
+    """The matrix of the least squares. Effects are known up to a constant; the added ones choose the constant, the ridge the rest
+    where groups share no label."""
+    groups = count.shape[-2]
+    scale = count.sum(axis=(-2, -1))[..., None, None] / groups
+    return _laplacian(count) + scale * (1 + 1e-9 * np.eye(groups))
+
+
+def largest_difference(count: np.ndarray, total: np.ndarray, less: float = 0.0) -> np.ndarray:
+    """The largest |difference| of two adjusted means in units of its uncertainty: float (..., g, k) each -> float (...).
+
+    The uncertainty is that of these very counts. Persons who are exchanged take all their faces along, so each exchange has
+    its own; one for all would let the sizes of groups, which change by chance, into the p value (studentised permutation test:
+    Janssen 1997, Chung and Romano 2013). less: events, or a part of one, that count as if they had fallen on the other group.
+    """
+    first, second = np.triu_indices(count.shape[-2], 1)
+    means, scale = adjusted_means(count, total), _pair_scales(count)[..., first, second]
+    return (np.abs(means[..., first] - means[..., second]) / scale - less * scale).max(axis=-1)
 
 
 def gap_interval(estimate: np.ndarray, draws: np.ndarray) -> np.ndarray:

@@ -76,9 +76,10 @@ def export_model(
     metadata: labels (in the order of the outputs) and trained_on (a sentence, or a dict of facts) must be there.
         May have: crop_margin (share of the face box added on each side before cropping, default 0), temperature (divides
         the logits for calibrated confidence, default 1), figures (list of {"dataset", "split", "protocol", "n",
-        "accuracy", "accuracy_ci95": [low, high], "macro_f1", "ece", "n_learnt": how many of these n faces it learnt from, where
-        it did}), seed, git_revision, name (default: the folder's), licence, and more; for an ensemble: members (list of
-        {"name", "architecture", "weight", "accuracy", ...}), combine.
+        "accuracy", "accuracy_ci95": [low, high], "accuracy_ci95_identities": that over persons, where some have several faces,
+        "macro_f1", "ece", "n_learnt": how many of these n faces it learnt from, "n_persons_learnt": of how many of the persons
+        on them it learnt from other faces, where it did}), seed, git_revision, name (default: the folder's), licence, and more;
+        for an ensemble: members (list of {"name", "architecture", "weight", "accuracy", ...}), combine.
     overwrite: replace an exported model of that name.
 
     Before it takes its place the SavedModel is loaded and must give the twin's probabilities within TOLERANCE.
@@ -538,8 +539,11 @@ def _figures_table(figures: list[Mapping[str, Any]]) -> list[str]:
         return ["None were measured."]
     rows = ["| data | split | protocol | n | accuracy | 95% interval | macro F1 | ECE |", "|---|---|---|---|---|---|---|---|"]
     for figure in figures:
-        interval = " to ".join(_number(bound) for bound in figure.get("accuracy_ci95") or ())
-        learnt = f" ({figure['n_learnt']} learnt)" if figure.get("n_learnt") else ""
+        bounds = figure.get("accuracy_ci95_identities") or figure.get("accuracy_ci95") or ()
+        interval = " to ".join(_number(bound) for bound in bounds)
+        told = (("n_learnt", "learnt"), ("n_persons_learnt", "persons known"))
+        known = ", ".join(f"{figure[key]} {word}" for key, word in told if figure.get(key))
+        learnt = f" ({known})" if known else ""
         cells = [figure.get("dataset"), figure.get("split"), figure.get("protocol"), f"{_number(figure.get('n'))}{learnt}"]
         cells += [figure.get("accuracy"), interval, figure.get("macro_f1"), figure.get("ece")]
         rows.append("| " + " | ".join(map(_number, cells)) + " |")
@@ -554,9 +558,13 @@ def _protocol_notes(figures: list[Mapping[str, Any]]) -> list[str]:
         "plurality": "`plurality` takes the label that most annotators gave, with or without more than half of them",
         "label": "`label` takes the one label that the data has",
         "learnt": "`learnt` are faces that the model, or one that it builds on, was trained on, so these figures flatter it",
+        "persons": "the 95% interval draws whole persons, not faces, where some have several",
+        "known": "`persons known` are those of whom it was trained on other faces, so these figures flatter it",
     }
     used = {word for figure in figures for word in (figure.get("split"), figure.get("protocol"))}
     used |= {"learnt" for figure in figures if figure.get("n_learnt")}
+    used |= {"persons" for figure in figures if figure.get("accuracy_ci95_identities")}
+    used |= {"known" for figure in figures if figure.get("n_persons_learnt")}
     told = [note for word, note in notes.items() if word in used]
     return ["", "; ".join(told) + "."] if told else []
 

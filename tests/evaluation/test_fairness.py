@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 from fairlearn.metrics import MetricFrame, demographic_parity_difference, equalized_odds_difference, equalized_odds_ratio
+from scipy.stats import hypergeom
 from scipy.stats.contingency import association
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
 
@@ -321,6 +322,22 @@ def test_shares_are_compared_between_large_groups_only():
     found = fairness.compare_shares(missed, groups, repeats=200)
     assert found["small"] == {"c": 5} and set(found["groups"]) == {"a", "b"} and found["p"] < 0.001
     assert fairness.compare_shares(missed[:205], groups[195:400], min_n=150, repeats=200)["p"] is None
+
+
+def test_how_many_faces_persons_bring_along_does_not_decide_the_p_value_of_a_few_events():
+    """60 women with 143 faces, 60 men with 157. An event of six women each is as likely as six of 120 drawn are of one half."""
+    faces = np.concatenate([np.repeat([2, 3], [37, 23]), np.repeat([2, 3], [23, 37])])
+    person = np.repeat(np.arange(120), faces)
+    gender = np.where(person < 60, "Female", "Male")
+    event = np.isin(person, [0, 10, 20, 40, 45, 50]) & (np.diff(person, prepend=-1) > 0)
+    exact = hypergeom(120, 60, 6).pmf([0, 6]).sum()
+    given = {"clusters": person.astype(str), "repeats": 100}
+    assert fairness.compare_shares(event, gender, **given)["p"] == pytest.approx(exact, rel=0.15)
+    probabilities = says(np.where(event, 2, 0), 3, np.random.default_rng(0))
+    result = fairness.audit(np.zeros(len(event), int), {"model": probabilities}, LABELS, {"gender": gender}, **given)
+    found = {(gap["metric"], gap["label"]): gap["p"] for gap in all_gaps(result) if gap["tested"] and gap["metric"] != "ece"}
+    assert set(found) == {("accuracy", None), ("recall", "neutral"), ("false_positive_rate", "anger")}
+    assert list(found.values()) == pytest.approx([exact] * 3, rel=0.15)
 
 
 # the data itself

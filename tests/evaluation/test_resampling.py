@@ -101,6 +101,30 @@ def test_adjusted_means_find_what_groups_add_whatever_their_labels():
     assert several == pytest.approx(np.stack([np.full(3, 0.5), several[1]])) and np.ptp(several[1]) < 1e-6
 
 
+def test_each_exchange_is_judged_by_its_own_uncertainty():
+    """For two groups by what is more than expected of each label, and the root of the weights of Mantel and Haenszel."""
+    count = np.array([[[50.0, 10], [20.0, 30]], [[46.0, 13], [24.0, 27]]])  # exchanged persons bring other numbers of faces
+    total = np.array([[[40.0, 6], [15.0, 9]], [[35.0, 8], [20.0, 7]]])
+    labels, expected = count.sum(axis=1), []
+    for faces, hits, of_label in zip(count, total, labels, strict=True):
+        excess = (hits[0] - faces[0] * hits.sum(axis=0) / of_label).sum()
+        expected.append(abs(excess) / np.sqrt((faces[0] * faces[1] / of_label).sum()))
+    assert resampling.largest_difference(count, total) == pytest.approx(expected)
+    # A third group whose faces are of labels that no other has says nothing.
+    alone = [np.pad(values, ((0, 0), (0, 1), (0, 1))) for values in (count, total)]
+    alone[0][:, 2, 2], alone[1][:, 2, 2] = 20, 1
+    assert resampling.largest_difference(*alone) == pytest.approx(expected)
+
+
+def test_a_part_of_an_event_less_is_as_if_it_had_fallen_on_the_other_group():
+    count, total = np.array([[50.0, 10], [20.0, 30]]), np.array([[40.0, 6], [5.0, 9]])
+    for label in (0, 1):
+        moved = total.copy()
+        moved[:, label] += (-0.25, 0.25)
+        found = resampling.largest_difference(count, total, 0.25)
+        assert found == pytest.approx(resampling.largest_difference(count, moved))
+
+
 def test_groups_without_a_common_label_are_not_comparable():
     assert resampling.pair_scale(np.array([[5.0, 0], [0.0, 5]])) is None
     scale = resampling.pair_scale(np.array([[50.0], [200.0]]))

@@ -328,6 +328,17 @@ def test_the_model_card_marks_figures_on_faces_that_the_model_learnt(original):
     assert "learnt`" not in model_card(known)
 
 
+def test_the_model_card_marks_persons_who_are_known_and_has_the_interval_over_persons(original):
+    known = read_metadata(original)
+    [figure] = known["figures"]
+    told = {"n_learnt": 31, "n_persons_learnt": 12, "accuracy_ci95_identities": [0.801, 0.877]}
+    card = model_card({**known, "figures": [{**figure, **told}]})
+    assert "| majority | 3000 (31 learnt, 12 persons known) | 0.8412 | 0.8010 to 0.8770 |" in card
+    assert "`persons known` are those of whom it was trained on other faces" in card
+    assert "the 95% interval draws whole persons" in card
+    assert "persons" not in model_card(known).partition("## Limits")[0]
+
+
 def test_the_model_card_of_an_unmeasured_model_says_so(original):
     card = model_card({**read_metadata(original), "figures": [], "trained_on": ""})
     assert "None were measured." in card

@@ -167,6 +167,41 @@ def test_evaluate_takes_the_exported_ensemble(inside):
     assert entry["accuracy"] == pytest.approx(result_of(inside / "runs/pair")["combinations"]["mean"]["accuracy"])
 
 
+def test_where_persons_are_known_intervals_draw_them_and_those_whom_members_know_are_told(inside, monkeypatch, capsys):
+    """Four of the ten test persons are in training as well. The intervals are those that evaluate gives."""
+    from training import evaluate
+
+    faces, names = banded_faces(150)
+    people = [f"person {index // 10}" for index in range(150)]
+    people[:40] = [f"person {5 + index // 10}" for index in range(40)]
+    write_faces(inside / "people", faces, names, ["train"] * 50 + ["test"] * 100, identity=people)
+    monkeypatch.setattr(scoring, "rows_learnt", lambda model, dataset: (dataset.rows("train"), "people"))
+    pair = [f"runs/pair/member-0{number}" for number in (1, 2)]
+    words = ["--join", *pair, "--data", "people", "--out", "runs/people", "--export", "people-pair"]
+    assert ensemble.main(words) == 0
+    said, result = capsys.readouterr().out, result_of(inside / "runs/people")
+    metadata = json.loads((inside / "saved_models/people-pair/metadata.json").read_text())
+    judged = {}
+    for model, name in ((pair[0], "member-01"), (pair[1], "member-02"), ("saved_models/people-pair", "mean")):
+        option = "--model" if name == "mean" else "--run"
+        assert evaluate.main([option, model, "--data", "people", "--no-figures", "--out", "report"]) == 0
+        judged[name] = next(iter(json.loads((inside / "report/metrics.json").read_text())["models"].values()))
+    found = {entry["name"]: entry for entry in result["members"]} | result["combinations"]
+    for name, entry in judged.items():
+        low, high = entry["accuracy_ci95_identities"]
+        assert found[name]["accuracy_ci95_identities"] == pytest.approx([low, high])
+        assert high - low > np.ptp(entry["accuracy_ci95"])
+        assert f"{low:.3f} to {high:.3f}" in said
+    [figure] = metadata["figures"]
+    assert figure["accuracy_ci95_identities"] == found["mean"]["accuracy_ci95_identities"]
+    assert [member["accuracy_ci95_identities"] for member in metadata["members"]] == [
+        found[name]["accuracy_ci95_identities"] for name in ("member-01", "member-02")
+    ]
+    assert "the ensemble was trained on other faces of 4 persons of these faces" in said
+    assert figure["n_persons_learnt"] == 4
+    assert "100 (4 persons known)" in (inside / "saved_models/people-pair/README.md").read_text()
+
+
 def test_a_finished_ensemble_is_left_alone(inside, capsys):
     assert ensemble.main(["--resume", "runs/pair"]) == 0
     assert "is finished: saved_models/pair" in capsys.readouterr().out
@@ -325,7 +360,8 @@ def test_where_members_saw_everything_nothing_is_fitted_and_a_note_says_that_it_
         pd.DataFrame({"row": np.arange(324), "split": "train"}).to_csv(run / "rows.csv", index=False)
     members = ensemble.joined_members(["runs/all-1", "runs/all-2"])
     faces = choose_faces(members, FaceDataset.load("bands"), None)
-    assert len(faces.fit_rows) == 0 and len(faces.rows) == faces.learnt == 84
+    assert len(faces.fit_rows) == 0 and len(faces.rows) == 84
+    assert scoring.learnt_counts(FaceDataset.load("bands"), faces.rows, faces.learnt) == {"n_learnt": 84, "n_persons_learnt": 0}
     assert "all figures flatter, and no weights are fitted" in faces.notes[-1]
     line = refused(capsys, "--join", "runs/all-1", "runs/all-2", "--combine", "weighted", "--out", "runs/never")
     assert "fits weights on validation faces, and all of" in line and "or all but a few (under 20)" in line

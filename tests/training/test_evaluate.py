@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import commandline
 import numpy as np
@@ -14,8 +15,10 @@ from fer_keras.data.dataset import VOTE_COLUMNS, FaceDataset
 from fer_keras.evaluation.calibration import fit_temperature
 from fer_keras.models.exported import read_metadata
 from training import scoring
+from training.config import TrainConfig
 from training.evaluate import evaluate_run, main
 from training.run_folder import RunFolder
+from training.variants import judged_faces
 
 FILES = {
     "predictions.csv",
@@ -228,6 +231,44 @@ def test_faces_that_the_run_learnt_through_what_it_builds_on_are_told_and_counte
     best = result["models"]["best"]
     assert figure_entry(best, result, "bands")["n_learnt"] == 84
     assert "n_learnt" not in figure_entry({**best, "n_learnt": 0}, result, "bands")
+
+
+def test_persons_of_whom_the_model_learnt_other_faces_are_told_and_counted(trained, here, capsys):
+    """Seven persons are in training and test; faces of nobody known, and persons who are in validation too, do not count."""
+    from training.train import figure_entry
+
+    shutil.copytree(trained.data, "crowd")
+    manifest = pd.read_csv("crowd/manifest.csv", keep_default_na=False)
+    people = np.array([f"person {row // 2}" for row in range(len(manifest))], dtype=object)  # test: persons 120 to 161
+    people[:20] = [*(f"person {120 + row % 7}" for row in range(14)), *["unknown", ""] * 3]
+    people[manifest.index[manifest["split"] == "validation"][:2]] = "person 140"
+    people[-2:] = ["unknown", ""]
+    manifest.assign(identity=people).to_csv("crowd/manifest.csv", index=False)
+    shutil.copytree(trained.exported, "knows")
+    metadata = json.loads(Path("knows/metadata.json").read_text())
+    fingerprint = hashlib.sha256(Path("crowd/manifest.csv").read_bytes()).hexdigest()[:16]
+    metadata["trained_on"] = {"name": "crowd", "fingerprint": fingerprint, "splits": ["train"]}
+    Path("knows/metadata.json").write_text(json.dumps(metadata))
+    judge = ["--model", "knows", "--data", "crowd", "--json", "figures.json", "--out", "judged"]
+    told = "knows was trained on other faces of 7 persons of these faces; its figures flatter it"
+    assert main(judge) == 0
+    assert told in capsys.readouterr().out and told in Path("judged/report.html").read_text()
+    result = json.loads(Path("figures.json").read_text())
+    [entry] = result["models"].values()
+    assert (entry["n_learnt"], entry["n_persons_learnt"]) == (0, 7)
+    assert figure_entry(entry, result, "crowd")["n_persons_learnt"] == 7
+    assert "n_persons_learnt" not in figure_entry({**entry, "n_persons_learnt": 0}, result, "crowd")
+    assert main([*judge, "--split", "all", "--no-figures"]) == 0
+    assert "persons of these" not in capsys.readouterr().out  # their other faces are judged too
+
+
+def test_variants_that_learn_from_persons_who_are_judged_are_said_to_do_so(here):
+    faces, names = banded_faces(60)
+    people = [f"person {index % 25}" for index in range(60)]  # the last ten are persons 0 to 9 again
+    for splits, told in ((["train"] * 50 + ["test"] * 10, 1), (["test"] * 60, 0)):
+        data = write_faces(here / f"data-{told}", faces, names, splits, identity=people)
+        notes = judged_faces(data, None, [TrainConfig()])[1]
+        assert notes == ["each model was trained on other faces of 10 persons of these faces; its figures flatter it"] * told
 
 
 def test_a_run_that_is_not_finished_and_has_few_validation_faces_is_said_to_be_such(trained, evaluated, here):
