@@ -1,8 +1,10 @@
 import csv
 import lzma
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -864,3 +866,24 @@ def test_the_three_layouts_of_the_real_faces_agree(tmp_path, shared_dir):
     assert len(found["folders"]) == 80
     assert [row[:3] for row in found["kaggle-csv"]] == [row[:3] for row in found["folders"]]
     assert [(row[0], row[3]) for row in found["kaggle-csv"]] == [(row[0], row[3]) for row in found["ferplus"]]
+
+
+def test_a_class_folder_that_can_not_be_read_is_refused(tmp_path):
+    for name in ("angry", "happy", "lost+found"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "x.png")
+    read = "import sys; from fer_keras.data.sources.folders import ClassFolders as F; print(*F(sys.argv[1]).read().rows.label)"
+    for name in ("lost+found", "happy"):
+        (tmp_path / name).chmod(0)
+        # Who is root may read everything, but for those rights given up.
+        as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.access(tmp_path / name, os.R_OK) else []
+        if as_others and not shutil.which("setpriv"):
+            pytest.skip("needs a user who may not read everything, or setpriv")
+        command = [*as_others, sys.executable, "-c", read, str(tmp_path)]
+        done = subprocess.run(command, cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True)
+        if name == "lost+found":
+            assert done.stdout.split() == ["anger", "happiness"], done.stderr
+        else:
+            assert f"DataError: {tmp_path / name} can't be read: Permission denied" in done.stderr
+    for name in ("lost+found", "happy"):
+        (tmp_path / name).chmod(0o700)

@@ -43,7 +43,7 @@ _QUOTED = re.compile(r'(?<![^,;\t|\r\n])"(?:[^"]|"")*"(?=[,;\t|\r\n]|$)')
 _LINE_END = re.compile(r"\s*[\r\n]\s*")
 
 #: Files that systems leave in folders; skipped without a word, as are all hidden ones.
-_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "lost+found"}
 
 
 @dataclass(frozen=True)

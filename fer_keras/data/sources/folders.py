@@ -132,6 +132,7 @@ def list_images(root: Path) -> tuple[list[str], Counter[str], list[str], list[st
 
     Links to folders are followed after the folders that are there themselves, each in its turn, so that a picture goes by its
     own folder's name where it has one here. A link to a folder that was read, or to one around `root`, is not used.
+    Raises DataError where a folder can't be read: what is learnt without its pictures is not what was asked for.
     """
     files: list[str] = []
     others: Counter[str] = Counter()
@@ -144,7 +145,7 @@ def list_images(root: Path) -> tuple[list[str], Counter[str], list[str], list[st
         if real in visited or (start != starts[0] and Path(os.path.realpath(root)).is_relative_to(real)):
             unused.append(in_utf8(Path(start).relative_to(root).as_posix()))
             continue
-        for folder, names, found in os.walk(start, followlinks=False):
+        for folder, names, found in os.walk(start, onerror=_refuse, followlinks=False):
             real = os.path.realpath(folder)
             if real in visited:  # the link led to a folder around one that was read
                 names.clear()
@@ -162,6 +163,10 @@ def list_images(root: Path) -> tuple[list[str], Counter[str], list[str], list[st
                 else:
                     others[os.path.splitext(name)[1].lower() or "no suffix"] += 1
     return sorted(files), others, unused, read
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{in_utf8(str(error.filename))} can't be read: {error.strerror}") from error
 
 
 def resolve_labels(
