@@ -94,7 +94,7 @@ def find_pictures(
             matches = [path]
         elif glob.has_magic(text):
             matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(text), recursive=True))]
-            matches = [match for match in matches if but is None or not match.resolve().is_relative_to(but)]
+            matches = [match for match in matches if but is None or not real(match).is_relative_to(but)]
             matches = [match for match in matches if not is_pipe_or_device(match)]
             if not matches:
                 raise DataError(f"no file fits the pattern {text!r}; quotes keep a pattern as it is, spelling and folder count")
@@ -113,6 +113,11 @@ def find_pictures(
     if not found:
         raise DataError(f"there is no {what} in {', '.join(named)} ({', '.join(suffixes)})")
     return list(found.values())
+
+
+def real(path: Path) -> Path:
+    """Where a path leads to in the end; a link that leads back to itself, which `Path.resolve` can't follow, to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _in_folder(

@@ -32,7 +32,7 @@ from fer_keras.inference.joint import WAYS, JointRecognizer
 from fer_keras.runtime import RUNTIMES, choose_runtime
 from serving import outputs, videos
 from serving.model_paths import DEFAULT_MODEL, find_models
-from serving.pictures import Picture, Result, find_pictures, predict_pictures
+from serving.pictures import Picture, Result, find_pictures, predict_pictures, real
 
 if TYPE_CHECKING:
     from fer_keras.detectors import Detector
@@ -208,12 +208,12 @@ def _check_outputs(args: argparse.Namespace, files: Sequence[Picture], copies: d
         if target.is_dir():
             raise ConfigError(f"{target} is a folder; --{option} names a file")
         _check_folder(f"--{option}", file_to_write(target).parent)
-        if any(target.resolve() == file.path.resolve() for file in files):
+        if any(real(target) == real(file.path) for file in files):
             kind = "videos" if videos.is_video(target) else "pictures"
             raise ConfigError(f"{target} is one of the {kind} and would be overwritten; name another file")
-        if target.resolve() in taken:
-            raise ConfigError(f"{taken[target.resolve()]} and --{option} name the same file {target}; give them different ones")
-        taken[target.resolve()] = f"--{option}"
+        if real(target) in taken:
+            raise ConfigError(f"{taken[real(target)]} and --{option} name the same file {target}; give them different ones")
+        taken[real(target)] = f"--{option}"
 
 
 def _check_folder(option: str, folder: Path) -> None:
@@ -235,7 +235,7 @@ def plan_copies(pictures: Sequence[Picture], folder: Path, suffixes: tuple[str, 
     the name that another has already. suffixes: endings that stay; another becomes the first of them.
     Raises ConfigError where a copy would take the place of a picture that is read.
     """
-    originals = {picture.path.resolve() for picture in pictures}
+    originals = {real(picture.path) for picture in pictures}
     taken: dict[Path, Path] = {}  # target -> picture path
     for picture in pictures:
         if picture.path.suffix.lower() in suffixes:
@@ -252,7 +252,7 @@ def plan_copies(pictures: Sequence[Picture], folder: Path, suffixes: tuple[str, 
             taken[target] = picture.path
             planned[picture.path] = target
     for target in taken:
-        if target.resolve() in originals:
+        if real(target) in originals:
             kind = "video" if videos.is_video(target) else "picture"
             raise ConfigError(f"--draw {folder} would write over the {kind} {target}; name another folder")
     return planned
@@ -374,7 +374,7 @@ def _settings_of(
 
     known = [json.dumps(dict(each.metadata), sort_keys=True, default=str).encode() for each in recognizer.recognizers]
     return {
-        "videos": [[outputs.shown(file.path.resolve()), *_size_and_time(file.path)] for file in files],
+        "videos": [[outputs.shown(real(file.path)), *_size_and_time(file.path)] for file in files],
         "models": [
             [each.name, each.runtime, hashlib.sha256(text).hexdigest()]
             for each, text in zip(recognizer.recognizers, known, strict=True)

@@ -250,6 +250,16 @@ def test_links_to_one_file_are_a_picture_each_and_two_ways_to_one_name_are_one(h
     assert [str(picture.path) for picture in found] == ["ds/link.png", "ds/own.png", "ds/person1.jpg", "ds/person9.jpg"]
 
 
+def test_a_link_that_leads_to_itself_is_a_picture_that_can_not_be_read(models, here, capsys):
+    (here / "ds").mkdir()
+    Image.new("L", (8, 8)).save(here / "ds" / "x.png")
+    (here / "ds" / "loop.jpg").symlink_to("loop.jpg")
+    code, lines, _ = run(capsys, "ds", "--model", models / "grey", "--crop", "none", "--csv", "t.csv", "--draw", "drawn")
+    with open("t.csv", newline="") as file:
+        status = {row["path"]: row["status"] for row in csv.DictReader(file)}
+    assert code == 0 and status == {"ds/x.png": "ok", "ds/loop.jpg": "error"}, lines
+
+
 def test_a_folder_that_can_not_be_read_is_told(models, here):
     for name in ("a", "b"):
         (here / "un" / name).mkdir(parents=True)
