@@ -1,4 +1,9 @@
-"""A command as its user runs it, within the process of the tests."""
+"""A command as its user runs it, within the process of the tests; and what another process of less rights begins with."""
+
+import os
+import shutil
+
+import pytest
 
 
 def run(main, capsys, *words):
@@ -17,3 +22,15 @@ def refused(main, capsys, *words):
     assert code == 2, lines
     assert len(lines) == 1, lines
     return lines[0]
+
+
+def without_right_to(path):
+    """The words before a command that may not read what has no permissions: who is root may, but for those rights given up.
+
+    Skips the test where that can't be had.
+    """
+    if not os.access(path, os.R_OK):
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("needs a user who may not read everything, or setpriv")
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]

@@ -16,6 +16,7 @@ from fer_keras.errors import ConfigError
 from fer_keras.evaluation.paired import mcnemar, persons_note
 from fer_keras.evaluation.resampling import holm, person_units
 from fer_keras.files import write_json
+from fer_keras.models.exported import interval_to_state
 from training import scoring
 from training.scoring import ScoredModel
 
@@ -101,7 +102,7 @@ def comparison_text(result: Mapping[str, Any]) -> str:
                 {
                     "model": key,
                     "accuracy": f"{entry['accuracy']:.3f}",
-                    "95% interval": "{:.3f} to {:.3f}".format(*entry.get("accuracy_ci95_identities", entry["accuracy_ci95"])),
+                    "95% interval": "{:.3f} to {:.3f}".format(*interval_to_state(entry)),
                     "macro F1": f"{entry['macro_f1']:.3f}",
                     "ECE": f"{entry['ece']:.3f}",
                     "parameters": f"{entry['parameters']:,}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.files import write_whole
+from fer_keras.models.exported import interval_to_state
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,7 @@ def members_frame(result: Mapping[str, Any]) -> pd.DataFrame:
             {
                 "member": entry["name"],
                 "accuracy": entry["accuracy"],
-                "95% interval": _interval(_bounds(entry)),
+                "95% interval": _interval(interval_to_state(entry)),
                 "macro F1": entry["macro_f1"],
                 "log loss": entry["log_loss"],
                 "ECE": entry["ece"],
@@ -56,17 +57,12 @@ def combinations_frame(result: Mapping[str, Any]) -> pd.DataFrame:
 def _line(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "accuracy": entry["accuracy"],
-        "95% interval": _interval(_bounds(entry)),
+        "95% interval": _interval(interval_to_state(entry)),
         "macro F1": entry["macro_f1"],
         "log loss": entry["log_loss"],
         "ECE": entry["ece"],
         "ECE with temperature": entry.get("ece_calibrated"),
     }
-
-
-def _bounds(entry: Mapping[str, Any]) -> Sequence[float]:
-    """The interval of an accuracy: over persons, where some have several faces."""
-    return entry.get("accuracy_ci95_identities", entry["accuracy_ci95"])
 
 
 def _interval(bounds: Sequence[float], sign: str = "") -> str:
@@ -112,7 +108,7 @@ def write_report(out: Path, result: Mapping[str, Any]) -> None:
     scores = ensemble_plots.plot_scores(
         [*names, *ways],
         [entry["accuracy"] for entry in (*members, *ways.values())],
-        [_bounds(entry) for entry in (*members, *ways.values())],
+        [interval_to_state(entry) for entry in (*members, *ways.values())],
         [0] * len(members) + [3] * len(ways),
         xlabel="accuracy, 95% interval",
     )

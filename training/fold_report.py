@@ -19,6 +19,7 @@ import numpy as np
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import DataError
 from fer_keras.files import write_json, write_whole
+from fer_keras.models.exported import interval_to_state
 from training import scoring
 from training.folds import OUT_OF_FOLD, VALIDATION_SHARE, KFoldRun, fold_name
 from training.run_folder import WHICH
@@ -195,9 +196,7 @@ def _protocol_line(result: Mapping[str, Any]) -> str:
 
 
 def _together_line(which: str, figures: Mapping[str, Any]) -> str:
-    interval, kind = figures["accuracy_ci95"], "Wilson"
-    if "accuracy_ci95_identities" in figures:
-        interval, kind = figures["accuracy_ci95_identities"], "over persons"
+    interval, kind = interval_to_state(figures), "over persons" if "accuracy_ci95_identities" in figures else "Wilson"
     return (
         f"{which}, all {figures['n']} out-of-fold faces together: accuracy {figures['accuracy']:.3f} "
         f"(95% {interval[0]:.3f} to {interval[1]:.3f}, {kind}), macro F1 {figures['macro_f1']:.3f}"

@@ -534,13 +534,17 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
+def interval_to_state(figures: Mapping[str, Any]) -> Sequence[float]:
+    """[low, high] of an accuracy: over persons, where some have several faces, else over faces; empty where neither is there."""
+    return figures.get("accuracy_ci95_identities") or figures.get("accuracy_ci95") or ()
+
+
 def _figures_table(figures: list[Mapping[str, Any]]) -> list[str]:
     if not figures:
         return ["None were measured."]
     rows = ["| data | split | protocol | n | accuracy | 95% interval | macro F1 | ECE |", "|---|---|---|---|---|---|---|---|"]
     for figure in figures:
-        bounds = figure.get("accuracy_ci95_identities") or figure.get("accuracy_ci95") or ()
-        interval = " to ".join(_number(bound) for bound in bounds)
+        interval = " to ".join(_number(bound) for bound in interval_to_state(figure))
         told = (("n_learnt", "learnt"), ("n_persons_learnt", "persons known"))
         known = ", ".join(f"{figure[key]} {word}" for key, word in told if figure.get(key))
         learnt = f" ({known})" if known else ""

@@ -266,10 +266,7 @@ def test_a_folder_that_can_not_be_read_is_told(models, here):
         Image.new("L", (8, 8)).save(here / "un" / name / "x.png")
     closed = here / "un" / "b"
     closed.chmod(0)
-    # Who is root may read everything, but for those rights given up.
-    as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.access(closed, os.R_OK) else []
-    if as_others and not shutil.which("setpriv"):
-        pytest.skip("needs a user who may not read everything, or setpriv")
+    as_others = commandline.without_right_to(closed)
 
     def told(*arguments):
         command = [
@@ -407,8 +404,6 @@ def test_models_of_different_labels_are_refused_with_the_labels(models, here, ca
 
 
 def test_weights_of_models_that_were_measured_apart_must_be_named(models, tmp_path, here, capsys):
-    import shutil
-
     other = shutil.copytree(models / "grey", tmp_path / "apart")
     metadata = json.loads((other / "metadata.json").read_text())
     metadata["name"], metadata["figures"][0]["dataset"] = "apart", "elsewhere"
