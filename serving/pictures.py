@@ -76,11 +76,12 @@ def find_pictures(
 ) -> list[Picture]:
     """The pictures that paths, folders and patterns name, each once, in the order named, those of a folder by name.
 
-    A folder gives its files that are called like pictures, with `recursive` those of its folders too. A pattern (*, ?, [...],
-    ** for folders in between) is read where no file is called so. A file that is named itself is always taken; hidden ones of
-    folders are not. Two links to one file are two pictures. suffixes: what pictures are called, lower case; `what` says it in
-    errors. but: a folder whose files are taken only where it or they are named, since results go there. unread: is given the
-    error of each folder that can't be read, below one that is named or among several that a pattern fits.
+    A folder gives its files that are called like pictures, with `recursive` those of its folders too; links to folders elsewhere
+    are followed, each folder once. A pattern (*, ?, [...], ** for folders in between) is read where no file is called so. A file
+    that is named itself is always taken; hidden ones of folders are not, nor programs in TypeScript. Two links to one file are
+    two pictures. suffixes: what pictures are called, lower case; `what` says it in errors. but: a folder whose files are taken
+    only where it or they are named, since results go there. unread: is given the error of each folder that can't be read, below
+    one that is named or among several that a pattern fits.
     Raises DataError where a path does not exist, can't be read or is a pipe or a device, a pattern fits nothing, or a folder has
     no picture.
     """
@@ -115,6 +116,18 @@ def find_pictures(
     return list(found.values())
 
 
+def _is_typescript(path: Path) -> bool:
+    """Whether a file that is called like a transport stream is text: those are full of zeros."""
+    if path.suffix.lower() != ".ts":
+        return False
+    try:
+        with open(path, "rb") as file:
+            start = file.read(1024)
+    except OSError:
+        return False
+    return bool(start) and b"\x00" not in start
+
+
 def real(path: Path) -> Path:
     """Where a path leads to in the end; a link that leads back to itself, which `Path.resolve` can't follow, to itself."""
     return Path(os.path.realpath(path))
@@ -130,11 +143,24 @@ def _in_folder(
             raise DataError(f"{folder} can't be read: {error.strerror}") from error
         unread(error)
 
-    for inside, folders, files in os.walk(folder, onerror=failed):
-        folders[:] = sorted(name for name in folders if (Path(inside) / name).resolve() != but) if recursive else []
+    root = real(folder)
+    seen = {root}
+
+    def is_new(path: Path) -> bool:
+        """Whether a folder is read now: not what a link leads to that comes anyway, leads back up, or was read already."""
+        leads_to = real(path)
+        comes_anyway = path.is_symlink() and (leads_to.is_relative_to(root) or root.is_relative_to(leads_to))
+        if comes_anyway or leads_to == but or leads_to in seen:
+            return False
+        seen.add(leads_to)
+        return True
+
+    for inside, folders, files in os.walk(folder, onerror=failed, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if is_new(Path(inside) / name)] if recursive else []
         for name in sorted(files):
             path = Path(inside) / name
-            if name.lower().endswith(suffixes) and not name.startswith(".") and not is_pipe_or_device(path):
+            called_so = name.lower().endswith(suffixes) and not name.startswith(".") and not is_pipe_or_device(path)
+            if called_so and not _is_typescript(path):
                 yield Picture(path, path.relative_to(folder))
 
 

@@ -53,7 +53,9 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument(
         "paths", nargs="+", type=_name, metavar="PATH", help="pictures or videos, folders, or patterns such as 'photos/*.jpg'"
     )
-    parser.add_argument("--recursive", action="store_true", help="search the folders inside folders too")
+    parser.add_argument(
+        "--recursive", action="store_true", help="search folders inside folders too, and what links to folders lead to"
+    )
     parser.add_argument(
         "--model",
         action="append",

@@ -250,6 +250,29 @@ def test_links_to_one_file_are_a_picture_each_and_two_ways_to_one_name_are_one(h
     assert [str(picture.path) for picture in found] == ["ds/link.png", "ds/own.png", "ds/person1.jpg", "ds/person9.jpg"]
 
 
+def test_links_to_folders_elsewhere_are_followed_once_and_those_inside_or_back_up_not_at_all(here):
+    for name in ("elsewhere/deep/far.png", "ds/real/near.png"):
+        (here / name).parent.mkdir(parents=True)
+        Image.new("L", (8, 8)).save(here / name, "PNG")
+    for link, to in (("a", here / "elsewhere"), ("b", here / "elsewhere"), ("all", "real"), ("up", here), ("own", ".")):
+        (here / "ds" / link).symlink_to(to)
+    (here / "elsewhere" / "back").symlink_to(here / "ds")
+    found = pictures.find_pictures(["ds"], recursive=True)
+    assert sorted(str(picture.relative) for picture in found) == ["a/deep/far.png", "real/near.png"]
+    with pytest.raises(DataError, match="no picture"):
+        pictures.find_pictures(["ds"])
+
+
+def test_programs_in_typescript_beside_films_are_no_films(here):
+    (here / "web").mkdir()
+    (here / "web" / "page.ts").write_text("Greeting: 'Grüße'\n" * 40, encoding="utf-8")
+    (here / "web" / "film.ts").write_bytes(b"\x47\x40\x00\x10" + b"\x00" * 184)
+    (here / "web" / "void.ts").touch()
+    found = pictures.find_pictures(["web"], suffixes=(".ts",), what="video")
+    assert [picture.path.name for picture in found] == ["film.ts", "void.ts"]
+    assert [picture.path.name for picture in pictures.find_pictures(["web/page.ts"])] == ["page.ts"]
+
+
 def test_a_link_that_leads_to_itself_is_a_picture_that_can_not_be_read(models, here, capsys):
     (here / "ds").mkdir()
     Image.new("L", (8, 8)).save(here / "ds" / "x.png")
