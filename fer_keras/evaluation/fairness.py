@@ -292,7 +292,8 @@ class _Comparison:
 
     name: the figure ("recall happiness"). included: positions of the groups among those compared. cells: from sums over the
     compared groups to faces and what is counted of them, float (..., included, labels) each. scale: how uncertain each difference
-    is. adjusted: whether what is tested differs from the figure by holding the mix of labels fixed.
+    is. adjusted: whether what is tested differs from the figure by holding the mix of labels fixed. of_events: whether it counts
+    events, so that near ones are ties; calibration errors are sums of confidences, which have none.
     """
 
     model: int
@@ -302,13 +303,14 @@ class _Comparison:
     cells: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     scale: np.ndarray
     adjusted: bool
+    of_events: bool
 
     def tested(self, sums: np.ndarray) -> np.ndarray:
         return resampling.adjusted_means(*self.cells(sums))
 
     def observed(self, sums: np.ndarray) -> float:
         """The statistic of what was observed, less what still counts as equal."""
-        return float(resampling.largest_difference(*self.cells(sums), 0.0 if self.name == "ece" else _EVENTS_TIED))
+        return float(resampling.largest_difference(*self.cells(sums), _EVENTS_TIED if self.of_events else 0.0))
 
     def exchanged(self, sums: np.ndarray) -> np.ndarray:
         return resampling.largest_difference(*self.cells(sums))
@@ -641,14 +643,14 @@ class _ModelByGroup:
         count = self.counts[self.compared]
         hits = _confusion(self.observed[self.compared], classes)
 
-        def add(name: str, included: np.ndarray, cells: Callable, adjusted: bool) -> None:
+        def add(name: str, included: np.ndarray, cells: Callable, adjusted: bool, of_events: bool = True) -> None:
             scale = resampling.pair_scale(cells(self.observed[self.compared])[0])
             if scale is not None:
-                found.append(_Comparison(model, grouping, name, included, cells, scale, adjusted))
+                found.append(_Comparison(model, grouping, name, included, cells, scale, adjusted, of_events))
 
         if _can_differ(np.diagonal(hits, axis1=-2, axis2=-1).sum(), count.sum()):
             add("accuracy", every, self._right, True)
-        add("ece", every, self._misjudged, False)
+        add("ece", every, self._misjudged, False, of_events=False)
         for index, label in enumerate(self.labels):
             enough = np.flatnonzero(count[:, index] >= self.min_cell)
             if len(enough) > 1 and _can_differ(hits[enough, index, index].sum(), count[enough, index].sum()):
