@@ -51,18 +51,30 @@ def is_emotion(name: str) -> bool:
     return canonical(name) in EMOTIONS
 
 
-def canonical_names(names: Iterable[str]) -> dict[str, str]:
+def canonical_names(names: Iterable[str], found: bool = False) -> dict[str, str]:
     """Map the class names of a data set to the names to use.
 
     Where every name is an emotion ("angry", "Happy"), the canonical names are used, so that sets from different places
     agree. Where one is not ("focused"), it is a class set of its own and all names stay as they are, but those that differ
     only in upper and lower case are one class, in the spelling that comes first.
+
+    found: the names are those that the data happens to have. Then those of one emotion ("happy", "Happiness") are one class too,
+    in a class set of its own as well; in names that somebody chose, "joy" beside "happy" is meant.
     """
     names = list(dict.fromkeys(names))
     if all(is_emotion(name) for name in names):
         return {name: canonical(name) for name in names}
     first: dict[str, str] = {}
-    return {name: first.setdefault(spelled(name).casefold(), spelled(name)) for name in names}
+    same = canonical if found else spelled
+    return {name: first.setdefault(same(name).casefold(), spelled(name)) for name in names}
+
+
+def by_emotion(labels: Iterable[str]) -> dict[str, str]:
+    """From each FER+ emotion that exactly one of the labels is a name of to that label: {"happiness": "happy"}."""
+    named: dict[str, list[str]] = {}
+    for label in labels:
+        named.setdefault(canonical(label), []).append(label)
+    return {name: found[0] for name, found in named.items() if name in EMOTIONS and len(found) == 1}
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
@@ -100,15 +112,18 @@ def parse_label_map(text: str | None) -> dict[str, str | None]:
 def resolve_label_map(mapping: Mapping[str, str | None], known: Iterable[str]) -> dict[str, str | None]:
     """A complete map from each known label to its name in the data set (None: dropped).
 
-    The keys of `mapping` may be synonyms ("angry" for "anger"), in any case. A chain is not followed: a=b,b=c sends a to b.
+    The keys of `mapping` may be synonyms ("angry" for "anger", or the other way), in any case. A chain is not followed: a=b,b=c
+    sends a to b.
     Raises ConfigError where a key is not a known label, two keys are the same one, or nothing is left.
     """
     known = list(known)
     complete: dict[str, str | None] = {name: name for name in known}
     any_case = {name.casefold(): name for name in known}
+    of_emotion = by_emotion(known)
     keys: dict[str, str] = {}
     for source, target in mapping.items():
-        name = source if source in complete else any_case.get(source.casefold(), canonical(source))
+        name = source if source in complete else any_case.get(source.casefold())
+        name = name or of_emotion.get(canonical(source), source)
         if name not in complete:
             raise ConfigError(f"unknown label {source!r} in the label map; this data has {', '.join(known)}")
         if name in keys:

@@ -51,6 +51,23 @@ def test_where_there_is_no_face_none_is_found(detector):
     assert detector.detect(np.zeros((8, 8, 3), np.uint8)) == []
 
 
+@pytest.mark.parametrize("shape", [(0, 0, 3), (0, 40, 3), (40, 0, 3), (1, 1, 3), (1, 300, 3), (300, 1, 3)])
+def test_a_picture_with_no_room_for_a_face_has_none(detector, shape):
+    assert detector.detect(np.zeros(shape, np.uint8)) == []
+
+
+def test_in_a_picture_without_a_pixel_no_face_is_found_again():
+    assert create_detector("mtcnn").refine(np.zeros((0, 0, 3), np.uint8), [(0, 0, 9, 9)] * 2) == [None, None]
+
+
+@pytest.mark.parametrize("name", ["haar", "mtcnn"])
+@pytest.mark.parametrize("size", [24.5, 24.0, float("nan"), "24"])
+def test_a_smallest_face_that_is_no_whole_number_is_refused(name, size):
+    with pytest.raises(ConfigError, match=f"the smallest face is a whole number of pixels, got {size!r}"):
+        create_detector(name, size)
+    assert create_detector(name, np.int64(24)).detect(np.zeros((30, 30, 3), np.uint8)) == []
+
+
 def test_two_faces_are_both_found(detector, astronaut):
     found = detector.detect(np.concatenate([astronaut, astronaut[:, ::-1]], axis=1))
     assert len(found) >= 2
@@ -216,6 +233,12 @@ def test_a_known_face_is_found_again_near_its_last_place(runtime, astronaut):
 def test_boxes_without_area_are_refused(box, astronaut):
     with pytest.raises(DataError, match="x1 < x2 and y1 < y2"):
         create_detector("mtcnn").refine(astronaut, [box])
+
+
+@pytest.mark.parametrize("boxes", [None, [Detection((0.0, 0.0, 9.0, 9.0), 1.0)], [(0, 0, 9)], "boxes"])
+def test_what_are_no_boxes_is_refused(boxes, astronaut):
+    with pytest.raises(DataError, match=r"boxes must be a list of \(x1, y1, x2, y2\), got"):
+        create_detector("mtcnn").refine(astronaut, boxes)
 
 
 @pytest.mark.parametrize(

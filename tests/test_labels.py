@@ -17,6 +17,13 @@ def test_a_class_set_of_its_own_keeps_its_names():
     assert canonical_names(names) == {name: name for name in names}
 
 
+def test_names_of_one_emotion_that_were_found_are_one_class_and_those_that_were_chosen_are_not():
+    names = ["joy", "Bored", "Happiness", "bored", "angry", "happy"]
+    found = {"joy": "joy", "Happiness": "joy", "happy": "joy", "Bored": "Bored", "bored": "Bored", "angry": "angry"}
+    assert canonical_names(names, found=True) == found
+    assert canonical_names(names) == {name: "Bored" if name == "bored" else name for name in names}
+
+
 def test_emotions_come_first_in_order_and_others_follow_alphabetically():
     assert ordered(["tired", "sadness", "focused", "neutral"]) == ("neutral", "sadness", "focused", "tired")
 
@@ -27,6 +34,16 @@ def test_a_map_merges_renames_and_drops():
     assert mapping["contempt"] is None
     assert mapping["happiness"] == "joyful"
     assert mapping["fear"] == "fear"
+
+
+def test_a_map_may_use_any_name_of_an_emotion_for_a_class_in_words_of_its_own():
+    known = ["bored", "happy", "Angry"]
+    mapping = resolve_label_map(parse_label_map("Happiness=glad,anger=cross"), known)
+    assert mapping == {"bored": "bored", "happy": "glad", "Angry": "cross"}
+    with pytest.raises(ConfigError, match="'Joy' of the label map are both the label 'happy'"):
+        resolve_label_map({"happiness": "a", "Joy": "b"}, known)
+    with pytest.raises(ConfigError, match="unknown label 'happiness'"):  # which of the two?
+        resolve_label_map({"happiness": "a"}, ["joy", "happy", "bored"])
 
 
 @pytest.mark.parametrize("text", ["disgust", "=anger", "fear=anger,fear=sadness"])

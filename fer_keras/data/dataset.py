@@ -157,8 +157,22 @@ class FaceDataset:
         return np.flatnonzero(keep)
 
     def subset(self, rows: np.ndarray) -> FaceSubset:
-        """Some rows of the data set, as a thing that training takes."""
-        return FaceSubset(self, np.asarray(rows, np.int64))
+        """Some rows of the data set, as a thing that training takes.
+
+        rows: whole numbers (m,), each from 0 to n - 1, or bool (n,), True for the rows to take.
+        Raises DataError for anything else.
+        """
+        given, count = np.asarray(rows), len(self.manifest)
+        if given.dtype == bool:
+            if given.shape != (count,):
+                raise DataError(f"a mask of {self.path} is bool ({count},), one for each row, got {given.shape}")
+            return FaceSubset(self, np.flatnonzero(given))
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise DataError(f"rows of {self.path} are whole numbers (m,), got {given.dtype} {given.shape}")
+        if given.size and not (given.min() >= 0 and given.max() < count):
+            odd = given.min() if given.min() < 0 else given.max()
+            raise DataError(f"{self.path} has no row {odd}; its {count} rows count from 0 to {count - 1}")
+        return FaceSubset(self, given.astype(np.int64))
 
     def splits(self) -> tuple[str, ...]:
         """The splits that have kept faces."""
@@ -234,6 +248,14 @@ class DatasetWriter:
         self._count += 1
         return self._count - 1
 
+    def faces(self) -> np.ndarray:
+        """Memory-mapped uint8 (n, size, size, channels): what was added until now. Let go of it before `finish`."""
+        shape = (self._count, self.image_size, self.image_size, self.channels)
+        self._file.flush()
+        if not self._count:  # there is no map of nothing
+            return np.empty(shape, np.uint8)
+        return np.memmap(self._temporary / "faces.npy", np.uint8, "r", _NPY_HEADER_BYTES, shape)
+
     def finish(
         self,
         columns: Mapping[str, Sequence],
@@ -244,15 +266,21 @@ class DatasetWriter:
     ) -> FaceDataset:
         """Write manifest and description, and move the folder into place once it was read back.
 
-        columns: one sequence of length n a manifest column; label, split, kept, reason and source must be there.
-        info: further entries of dataset.json. Raises DataError, and leaves what was there, where it can't be read back.
+        columns: one sequence of length n a manifest column; label, split, kept, reason and source must be there. kept is bool;
+        of a kept face, label is one of `labels` and split one of SPLITS, or "" where it has none.
+        labels: names of the classes in the order of every target, each once. info: further entries of dataset.json.
+        Raises DataError, and leaves what was there, for labels, splits or kept values that would be passed over afterwards, and
+        where what was written can't be read back.
         """
         import pandas as pd
 
+        labels = list(labels)
         manifest = pd.DataFrame({"row": np.arange(self._count), **columns})
         required = {"label", "split", "kept", "reason", "source"}
         if missing := required - set(manifest.columns):
             raise ValueError(f"the manifest lacks {sorted(missing)}")
+        _check_labels(labels)
+        _check_rows(manifest, labels)
         header = str(
             {"descr": "|u1", "fortran_order": False, "shape": (self._count, self.image_size, self.image_size, self.channels)}
         )
@@ -265,7 +293,7 @@ class DatasetWriter:
         _write_manifest(manifest, self._temporary / "manifest.csv")
         description = {
             "format_version": FORMAT_VERSION,
-            "labels": list(labels),
+            "labels": labels,
             "image_size": self.image_size,
             "channels": self.channels,
             "group_columns": list(group_columns),
@@ -285,6 +313,30 @@ class DatasetWriter:
                 f"what was written for {self.out} can't be read back ({error.__cause__ or error}), so what was there stays as "
                 "it was; please report it"
             ) from error
+
+
+def _check_labels(labels: Sequence[Any]) -> None:
+    """Raises DataError for class names that are no text, or there twice."""
+    for label in labels:
+        if not isinstance(label, str) or not label:
+            raise DataError(f"a label of a data set is a name, got {label!r}; write numbers as text, such as '0'")
+        if labels.count(label) > 1:
+            raise DataError(f"the label {label!r} is there {labels.count(label)} times; name each label once")
+
+
+def _check_rows(manifest: pd.DataFrame, labels: Sequence[str]) -> None:
+    """Raises DataError for a kept row that no split or class would have, or where it is not clear whether a row is kept.
+
+    Rows that are not kept may have any label and split: they say what the source had.
+    """
+    for row, kept in enumerate(manifest["kept"]):
+        if not isinstance(kept, (bool, np.bool_)):
+            raise DataError(f"row {row}: kept is True or False, got {kept!r}")
+    kept = manifest[manifest["kept"].to_numpy(bool)]
+    for column, known in (("label", labels), ("split", SPLITS)):
+        for row, value in zip(kept["row"], kept[column], strict=True):
+            if not isinstance(value, str) or (value and value not in known):
+                raise DataError(f"row {row}: unknown {column} {value!r}; expected one of {', '.join(known)}, or '' for none")
 
 
 def _write_manifest(manifest: pd.DataFrame, path: Path) -> None:

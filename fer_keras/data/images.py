@@ -142,13 +142,17 @@ def crop_box(image: np.ndarray, box_xyxy_px: tuple[float, float, float, float], 
 
     image: uint8 (h, w, c). margin: what is added on each side, as a part of the box's longer side. The square keeps the
     face's proportions when it is resized; where it reaches outside, the border pixels are repeated. uint8 (s, s, c).
-    Raises DataError for a box without area, or one wholly outside the picture.
+    Raises DataError for a box without area, one wholly outside the picture, or one far larger than any face in it.
     """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = box_xyxy_px
     if not (x2 > x1 and y2 > y1) or x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
         raise DataError(f"box {box_xyxy_px} has no area inside a picture of {width}x{height} pixels; expected (x1, y1, x2, y2)")
-    side = max(1, round(max(x2 - x1, y2 - y1) * (1 + 2 * margin)))
+    longer = max(x2 - x1, y2 - y1)
+    # The crop has as many pixels as its side says, however small the picture is, and would fill the memory.
+    if longer > max(MAX_PIXELS, 4 * width * height) ** 0.5:
+        raise DataError(f"box {box_xyxy_px} is too large for a face in a picture of {width}x{height} pixels")
+    side = max(1, round(longer * (1 + 2 * margin)))
     left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
     columns = np.clip(np.arange(left, left + side), 0, width - 1)
     rows = np.clip(np.arange(top, top + side), 0, height - 1)

@@ -35,11 +35,10 @@ def create_detector(name: str, min_face_px: int | None = None, runtime: str = "a
     min_face_px: smaller faces are not looked for, larger is quicker; None: the detector's default.
     runtime: what runs MTCNN's networks: "auto" (OpenVINO where installed), "openvino" or "tensorflow". Always in float32,
         with "openvino-bf16" too, so that the boxes stay the package's.
-    Raises ConfigError for another name, and FerError where its library can't be used, saying what to install.
+    Raises ConfigError for another name, or a smallest face that is no whole number of 10 pixels or more, and FerError where its
+    library can't be used, saying what to install.
     """
     if name not in DETECTORS:
         raise ConfigError(f"unknown detector {name!r}; choose from {', '.join(DETECTORS)}")
     smallest = DEFAULT_MIN_FACE_PX[name] if min_face_px is None else min_face_px
-    if smallest < 10:
-        raise ConfigError(f"the smallest face is 10 pixels or more, got {smallest}")
     return HaarDetector(smallest) if name == "haar" else MtcnnDetector(smallest, runtime)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from fer_keras.detectors.checks import check_image
+from fer_keras.detectors.checks import check_image, check_min_face_px
 from fer_keras.detectors.mtcnn_networks import CALLERS, MEAN, MtcnnNetworks, PatchNetwork, ProposalNetwork
 from fer_keras.errors import DataError
 from fer_keras.runtime import keep_freed_memory
@@ -54,10 +54,11 @@ class MtcnnDetector:
         picture sizes (it counts the levels of its pyramid as if the size were 20, and fails on the empty ones). With less the
         large faces are found too, which the package leaves out for the same reason.
     runtime: as in `create_detector`.
-    Raises FerError where the package is missing.
+    Raises ConfigError where min_face_px is no whole number of 10 or more, and FerError where the package is missing.
     """
 
     def __init__(self, min_face_px: int = _DEFAULT_MIN_FACE_PX, runtime: str = "auto") -> None:
+        check_min_face_px(min_face_px)
         keep_freed_memory()
         self._networks = MtcnnNetworks(runtime)
         self._frames: OrderedDict[tuple[int, int], _Frame | None] = OrderedDict()
@@ -90,14 +91,19 @@ class MtcnnDetector:
     def refine(self, image_rgb: np.ndarray, boxes_xyxy_px: Sequence[Sequence[float]]) -> list[Detection | None]:
         """Look again at faces that are about in these boxes, with O-net alone: a millisecond instead of a whole detection.
 
-        Returns for each box the face that is there, or None where O-net sees none.
+        Returns for each box the face that is there, or None where O-net sees none. Raises DataError for another picture, or
+        what are no boxes (x1, y1, x2, y2) with an area.
         """
         check_image(image_rgb)
-        boxes = np.array(boxes_xyxy_px, np.float64).reshape(-1, 4)
+        try:
+            boxes = np.array(boxes_xyxy_px, np.float64).reshape(-1, 4)
+        except (TypeError, ValueError):
+            given = " ".join(repr(boxes_xyxy_px).split())[:200]  # arrays are shown in several lines
+            raise DataError(f"boxes must be a list of (x1, y1, x2, y2), got {given}") from None
         if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
             raise DataError(f"boxes must be finite (x1, y1, x2, y2) with x1 < x2 and y1 < y2, got {boxes.tolist()}")
-        if not len(boxes):
-            return []
+        if not len(boxes) or not image_rgb.size:
+            return [None] * len(boxes)
         with self._one_at_a_time:
             image = _four_channels(image_rgb)
             answers = _in_batches(self._networks.output_net, image, _squared(boxes), 48)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fer_keras.detectors import Detector
+from fer_keras.detectors.checks import check_image
 from fer_keras.errors import ConfigError
 from fer_keras.inference.recognizer import Recognizer
 from fer_keras.inference.tracking import SmoothedEmotions, Track, Tracker
@@ -126,7 +127,9 @@ class Analyzer:
 
         image_rgb: uint8 (h, w, 3). time_s: seconds, never less than the frame before; where it is less, another video has begun
         and all is forgotten, as by `reset`.
+        Raises DataError for another picture; the faces of the stream are then as before.
         """
+        check_image(image_rgb, "an analyzer")
         if self._time_s is not None and time_s < self._time_s:
             self.reset()
         start = time.perf_counter()
@@ -229,6 +232,8 @@ class Analyzer:
 
 def _brightness(image: np.ndarray) -> np.ndarray | None:
     """uint8 (h, w, 3) -> float64 (places,), mean 0 and standard deviation 1; None where there is nothing to be seen."""
+    if not image.size:
+        return None
     (down, across), (height, width) = _PLACES, image.shape[:2]
     # Four pixels a place: to average all would take longer than to find the faces in a large picture.
     rows = ((np.arange(2 * down) + 0.5) * height / (2 * down)).astype(int)

@@ -118,6 +118,79 @@ def test_what_can_not_be_read_back_takes_the_place_of_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
+@pytest.mark.parametrize("rows", [[1, 3], (1, 3), np.array([1, 3], np.int32), np.array([1, 3], np.uint8)])
+def test_a_subset_has_the_rows_that_were_named(tmp_path, rows):
+    subset = write(tmp_path / "d").subset(rows)
+    assert subset.rows.dtype == np.int64
+    assert subset.rows.tolist() == [1, 3]
+
+
+def test_a_mask_means_the_rows_where_it_is_true(tmp_path):
+    dataset = write(tmp_path / "d")
+    assert dataset.subset(dataset.manifest["label"] == "fear").rows.tolist() == [1, 3]
+    assert dataset.subset([True, False, False, False]).rows.tolist() == [0]
+    assert len(dataset.subset(np.zeros(4, bool))) == len(dataset.subset([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([True, False], r"a mask of .*/d is bool \(4,\), one for each row, got \(2,\)"),
+        (np.ones((4, 1), bool), r"one for each row, got \(4, 1\)"),
+        ([100, -1], "has no row -1; its 4 rows count from 0 to 3"),
+        ([0, 4], "has no row 4"),
+        ([0.0, 1.0], r"rows of .*/d are whole numbers \(m,\), got float64 \(2,\)"),
+        ([[0, 1]], r"whole numbers \(m,\), got int64 \(1, 2\)"),
+        (2, r"got int64 \(\)"),
+        (["a"], "got <U1"),
+    ],
+)
+def test_rows_that_the_data_set_does_not_have_are_refused(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message):
+        write(tmp_path / "d").subset(rows)
+
+
+# ---- what would be passed over afterwards
+
+
+def finish(folder, labels=("anger", "fear"), **columns):
+    """A data set of three faces, the second of them dropped, with other columns or labels."""
+    plain = {"label": ["anger", "fear", "fear"], "split": ["train"] * 3, "kept": [True, False, True], "reason": ["", "blank", ""]}
+    with DatasetWriter(folder, image_size=4, channels=1) as writer:
+        for _ in range(3):
+            writer.add(None)
+        return writer.finish({**plain, "source": [""] * 3, **columns}, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": [0, 1, 0]}, "row 0: unknown label 0; expected one of anger, fear"),
+        ({"label": [0, 1, 0], "labels": (0, 1)}, "a label of a data set is a name, got 0; write numbers as text"),
+        ({"label": ["anger", "fear", "Fear"]}, "row 2: unknown label 'Fear'"),
+        ({"label": ["anger", "fear", None]}, "row 2: unknown label (None|nan)"),
+        ({"labels": ("anger", "fear", "anger")}, "the label 'anger' is there 2 times; name each label once"),
+        ({"labels": ("anger", "fear", "")}, "a label of a data set is a name, got ''"),
+        ({"split": ["Train"] * 3}, "row 0: unknown split 'Train'; expected one of train, validation, test"),
+        ({"split": ["train", "train", "val"]}, "row 2: unknown split 'val'"),
+        ({"kept": ["yes"] * 3}, "row 0: kept is True or False, got 'yes'"),
+        ({"kept": [True, None, True]}, "row 1: kept is True or False, got None"),
+        ({"kept": [1, 0, 1]}, "row 0: kept is True or False, got 1"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused_before_it_is_written(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        finish(tmp_path / "d", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dropped_rows_may_say_what_the_source_had_and_kept_ones_may_have_nothing(tmp_path):
+    dataset = finish(tmp_path / "d", label=["anger", "smirk", ""], split=["", "dev", "test"], kept=np.array([True, False, True]))
+    assert dataset.manifest["label"].tolist() == ["anger", "smirk", ""]
+    assert dataset.rows().tolist() == [0, 2]
+    assert dataset.label_indices.tolist() == [0, -1, -1]
+
+
 # ---- fingerprints
 
 

@@ -206,6 +206,20 @@ def test_a_box_without_area_in_the_picture_is_an_error(box):
         images.crop_box(np.zeros((100, 100, 3), np.uint8), box)
 
 
+@pytest.mark.parametrize(
+    "box", [(0, 0, np.inf, 10), (-np.inf, 0, 10, 10), (0, 0, 1e5, 1e5), (-1e5, 0, 10, 10), (0, 0, 1e200, 1), (0, 0, 10**400, 1)]
+)
+def test_a_box_far_larger_than_any_face_is_an_error(box):
+    with pytest.raises(DataError, match="is too large for a face in a picture of 100x80 pixels"):
+        images.crop_box(np.zeros((80, 100, 3), np.uint8), box)
+
+
+def test_a_box_around_the_whole_picture_and_more_is_cropped_at_its_size():
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
+    assert images.crop_box(image, (-298, -298, 302, 302)).shape == (600, 600, 1)
+    assert images.crop_box(image, (-298, -298, 302, 302), margin=0.5)[600, 600] == image[2, 2]
+
+
 def test_parallel_results_keep_their_order_and_run_only_a_little_ahead():
     started, lock = [], threading.Lock()
 

@@ -118,6 +118,29 @@ def test_line_ends_of_any_kind_and_signs_at_the_end_are_tolerated(tmp_path, cont
     assert base.CsvFile(tmp_path / "x.csv").read(["name", "age"]).to_numpy().tolist() == [["a", "1"], ["b", "2"]]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("first", ["sep={}", '"sep={}"', "SEP={} "])
+def test_the_first_line_by_which_excel_is_told_the_delimiter_is_no_row(tmp_path, first, delimiter, end):
+    lines = [first.format(delimiter), f"name{delimiter}age", f"a{delimiter}1", ""]
+    (tmp_path / "x.csv").write_text(end.join(lines), encoding="utf-8-sig", newline="")
+    file = base.CsvFile(tmp_path / "x.csv")
+    assert (file.delimiter, file.columns) == (delimiter, ["name", "age"])
+    assert file.read(["name", "age"]).to_numpy().tolist() == [["a", "1"]]
+    assert file.lines().to_numpy().tolist() == [["name", "age"], ["a", "1"]]
+
+
+def test_the_delimiter_that_excel_is_told_stands_above_the_one_that_is_there_more_often(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"sep=;\nname, first, last;age\nDoe, John;3\n")
+    table = base.CsvFile(tmp_path / "x.csv").read(["name, first, last", "age"])
+    assert table.to_numpy().tolist() == [["Doe, John", "3"]]
+    (tmp_path / "x.csv").write_bytes(b"sep=;\n")
+    with pytest.raises(DataError, match="is empty"):
+        base.CsvFile(tmp_path / "x.csv")
+    (tmp_path / "x.csv").write_bytes(b"sep=x,age\na,1\n")
+    assert base.CsvFile(tmp_path / "x.csv").columns == ["sep=x", "age"]
+
+
 def test_lines_of_nothing_but_signs_are_no_rows_and_are_not_counted(tmp_path):
     """As spreadsheets leave them below the last row, and between rows that were cleared."""
     (tmp_path / "x.csv").write_bytes(b'name,age\n,\na,1\n , \n\n"",\nb,\n' + b",\n" * 600)
@@ -509,6 +532,31 @@ def test_the_spelling_of_the_labels_asked_for_is_taken(tmp_path):
     assert set(table.rows["label"]) == {"Tired", "focused"}
 
 
+def test_names_of_one_emotion_beside_classes_of_ones_own_are_one_class_and_told(tmp_path):
+    class_folders(tmp_path, {"x": 4})
+    cells = ["happy", "Happiness", "angry", "bored"]
+    path = write_rows(tmp_path / "t.csv", [["f", "l"], *([f"x/{index:03d}.png", each] for index, each in enumerate(cells))])
+    columns = {"image": "f", "label": "l"}
+    table = Table(path, tmp_path, columns).read()
+    assert table.labels == ("angry", "bored", "happy")
+    assert table.rows["label"].tolist() == ["happy", "happy", "angry", "bored"]
+    assert table.remarks == (
+        "labels that are spelled in several ways were read as one: happy, Happiness as happy; where some are classes of their "
+        "own, name every class by --labels",
+    )
+    named = Table(path, tmp_path, columns, labels=cells).read()
+    assert (named.labels, named.rows["label"].tolist(), named.remarks) == (("Happiness", "angry", "bored", "happy"), cells, ())
+    named = Table(path, tmp_path, columns, labels=("bored", "joy", "anger")).read()
+    assert named.rows["label"].tolist() == ["joy", "joy", "anger", "bored"]
+    assert named.remarks == ("labels that are spelled in several ways were read as one: happy, Happiness as joy",)
+
+
+def test_one_name_of_each_emotion_beside_classes_of_ones_own_stays(tmp_path):
+    class_folders(tmp_path, {"train/Happiness": 1, "test/Happiness": 1, "train/angry": 1, "train/bored": 1})
+    table = ClassFolders(tmp_path).read()
+    assert (table.labels, table.remarks) == (("Happiness", "angry", "bored"), ())
+
+
 def test_emotions_in_any_spelling_need_no_remark(tmp_path):
     class_folders(tmp_path, {"train/Angry": 1, "test/angry": 1, "train/happy": 1})
     table = ClassFolders(tmp_path).read()
@@ -755,6 +803,32 @@ def test_pictures_outside_the_folder_are_refused(affectnet, name):
     write_rows(affectnet / "labels.csv", [["pth", "label"], ["anger/000.png", "anger"], [name, "anger"]])
     with pytest.raises(DataError, match=r"labels.csv, row 2: .* is outside"):
         Table(affectnet / "labels.csv", affectnet, {"image": "pth", "label": "label"}).read()
+
+
+def test_a_path_that_leaves_the_folder_and_comes_back_is_in_it(affectnet, monkeypatch):
+    name = affectnet.name
+    written = [f"../{name}/anger/000.png", "happy/../anger/001.png"]
+    written += [f"..\\{name}\\happy\\000.png", f"{affectnet}/x/../happy/001.png"]
+    write_rows(affectnet / "labels.csv", [["pth", "label"], *([each, "sad"] for each in written)])
+    write_rows(affectnet / "meta.csv", [["pth", "sex"], [written[0], "F"], [str(affectnet / "happy/000.png"), "M"]])
+    monkeypatch.chdir(affectnet)
+    columns = {"image": "pth", "label": "label", "gender": "sex"}
+    table, found = read_all(Table("labels.csv", ".", columns, "meta.csv"))
+    assert table.rows["source"].tolist() == ["anger/000.png", "anger/001.png", "happy/000.png", "happy/001.png"]
+    assert [each.reason for each in found] == [""] * 4
+    assert table.rows["gender"].tolist() == ["Female", "unknown", "Male", "unknown"]  # 000.png alone would not tell which
+
+
+def test_behind_a_link_a_path_may_leave_the_folder_though_it_does_not_read_so(affectnet):
+    (affectnet / "pictures").mkdir()
+    os.symlink(affectnet / "anger", affectnet / "pictures/link")
+    os.symlink(affectnet / "pictures", affectnet / "happy/back")
+    columns = {"image": "pth", "label": "label"}
+    write_rows(affectnet / "labels.csv", [["pth", "label"], ["link/000.png", "sad"], ["link/../link/001.png", "sad"]])
+    with pytest.raises(DataError, match=r"labels.csv, row 2: 'link/../link/001.png' is outside"):
+        Table(affectnet / "labels.csv", affectnet / "pictures", columns).read()
+    write_rows(affectnet / "labels.csv", [["pth", "label"], ["happy/back/../anger/000.png", "sad"]])
+    assert Table(affectnet / "labels.csv", affectnet, columns).read().rows["source"].tolist() == ["anger/000.png"]
 
 
 def test_a_missing_column_is_told_with_all_there_are(affectnet):

@@ -188,6 +188,24 @@ def test_wrong_settings_and_pictures_are_told(recognizer, detector, analyzer):
         analyzer.analyze(np.zeros((100, 100, 3)), 0.0)
 
 
+@pytest.mark.parametrize("wrong", [None, np.zeros((360, 512), np.uint8), np.zeros((360, 512, 4), np.uint8), [[[1, 2, 3]]]])
+def test_after_a_frame_that_is_no_picture_the_stream_goes_on(analyzer, photograph, wrong):
+    play(analyzer, [photograph] * 2, fps=10)
+    before = json.dumps(analyzer.state())
+    for time_s in (0.2, 0.0):
+        with pytest.raises(DataError, match=r"an analyzer takes uint8 \(h, w, 3\) RGB, got"):
+            analyzer.analyze(wrong, time_s)
+    assert json.dumps(analyzer.state()) == before
+    assert [face.track_id for face in analyzer.analyze(photograph, 0.2)] == [1, 2]
+
+
+def test_in_a_frame_without_a_pixel_nobody_is_seen(analyzer, photograph):
+    empty = np.zeros((0, 0, 3), np.uint8)
+    assert analyzer.analyze(empty, 0.0) == []
+    play(analyzer, [photograph] * 2, fps=10)
+    assert analyzer.analyze(empty, 0.2) == []
+
+
 # ---- real clips
 
 #: Where the people of each clip are, in pixels from the left, and how far their faces may stray.

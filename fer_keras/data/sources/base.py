@@ -41,6 +41,8 @@ _AGE_RANGE = re.compile(r"(\d{1,3}) ?[-\u2013] ?(\d{1,3})|\((\d{1,3}), ?(\d{1,3}
 #: A cell of a csv in quotes, which may hold line ends and other delimiters.
 _QUOTED = re.compile(r'(?<![^,;\t|\r\n])"(?:[^"]|"")*"(?=[,;\t|\r\n]|$)')
 _LINE_END = re.compile(r"\s*[\r\n]\s*")
+#: The first line by which Excel is told the delimiter, where that is not the one of the computer's language.
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?[ ,;\t|]*(?:\r\n|\r|\n|$)', re.IGNORECASE)
 
 #: Files that systems leave in folders; skipped without a word, as are all hidden ones.
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "lost+found"}
@@ -183,7 +185,8 @@ def in_utf8(name: str) -> str:
 
 
 class CsvFile:
-    """A csv as people have them: comma, semicolon, tab or bar; BOM; stray spaces around column names, line ends within.
+    """A csv as people have them: comma, semicolon, tab or bar; BOM; stray spaces around column names, line ends within; Excel's
+    first line `sep=;`, which names the delimiter.
 
     Lines without a single filled cell, as spreadsheets leave them at the end, are skipped and not counted as rows.
 
@@ -204,12 +207,16 @@ class CsvFile:
             raise DataError(
                 f"{self.path} is not a csv: it holds binary data; if it is packed or a picture, unpack it or name the csv"
             )
-        text = head.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").decode(errors="surrogateescape")
+        text = head.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
+        named = _SEPARATOR_LINE.match(text)
+        self._skipped = int(bool(named))  # lines before that of the column names
+        text = text[named.end() if named else 0 :].lstrip("\r\n")
         if not _first_line(text).strip():
             raise DataError(f"{self.path} is empty; expected a line of column names and then rows")
         plain = _first_line(_QUOTED.sub("", text))
         counts = {sign: plain.count(sign) for sign in ",;\t|"}
-        self.delimiter = max(counts, key=counts.__getitem__) if any(counts.values()) else ","
+        usual = max(counts, key=counts.__getitem__) if any(counts.values()) else ","
+        self.delimiter = named[1] if named else usual
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter)  # ends of \r alone as well
         self.columns = [_LINE_END.sub(" ", cell).strip() for cell in next(rows)]
         if any(column != in_utf8(column) for column in self.columns):
@@ -288,6 +295,7 @@ class CsvFile:
                 self.path,
                 sep=self.delimiter,
                 names=range(self._width),
+                skiprows=self._skipped,
                 header=0 if header else None,
                 index_col=False,
                 dtype=str,

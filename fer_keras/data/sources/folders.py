@@ -19,7 +19,7 @@ from fer_keras.data.sources.base import (
     split_named,
 )
 from fer_keras.errors import DataError
-from fer_keras.labels import EMOTIONS, canonical, canonical_names, is_emotion, ordered, spelled
+from fer_keras.labels import EMOTIONS, by_emotion, canonical, canonical_names, is_emotion, ordered, spelled
 
 
 class ClassFolders:
@@ -174,27 +174,32 @@ def resolve_labels(
 ) -> tuple[list[str], tuple[str, ...], tuple[str, ...]]:
     """The labels to use for names found, all that there can be, in order, and what the user should be told about them.
 
-    allowed: what may occur; empty: anything. where: what to call each row in an error. A row without a name has no label.
-    Raises DataError for a name that is not allowed.
+    allowed: what may occur, in any spelling; empty: anything. where: what to call each row in an error. A row without a name has
+    no label. Raises DataError for a name that is not allowed.
     """
-    known = canonical_names(name for name in (allowed or names) if name.strip())
+    known = canonical_names((name for name in (allowed or names) if name.strip()), found=not allowed)
     meant: dict[str, str] = {}
     for name, label in known.items():
         meant.setdefault(alike(name), label)
     possible = set(meant.values())
+    of_emotion = by_emotion(possible)
     result = []
     spellings: dict[str, dict[str, None]] = {}
     for row, name in enumerate(names):
         plain = spelled(name)
-        label = meant.get(alike(plain), canonical(plain)) if plain else ""
+        label = (meant.get(alike(plain)) or of_emotion.get(canonical(plain), canonical(plain))) if plain else ""
         if label and label not in possible:
             raise DataError(f"unknown label {plain!r} in {where[row]}; allowed are {', '.join(allowed)}")
         result.append(label)
         spellings.setdefault(label, {})[plain] = None
     if not known:
         raise DataError(f"no row has a label, the first is {where[0]}; is it the right label column?")
-    emotions = possible <= set(EMOTIONS)  # the ways to write an emotion are known to be one
-    return result, ordered(possible), () if emotions else several_ways("labels", spellings)
+    if possible <= set(EMOTIONS):  # the ways to write an emotion are known to be one
+        return result, ordered(possible), ()
+    remarks = several_ways("labels", spellings)
+    if not allowed and any(len(set(map(alike, ways))) > 1 for ways in spellings.values()):
+        remarks = (f"{remarks[0]}; where some are classes of their own, name every class by --labels",)
+    return result, ordered(possible), remarks
 
 
 def read_pictures(paths: Iterator[Path], channels: int) -> Iterator[Picture]:

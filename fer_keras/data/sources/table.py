@@ -66,6 +66,7 @@ class Table:
             raise DataError(
                 f"{self.images} is no folder; expected --images to be the folder that {self.columns['image']!r} starts from"
             )
+        self._roots = (Path(os.path.abspath(self.images)), self.images.resolve())  # with the links that lead there, or without
         self.metadata = CsvFile(metadata) if metadata else None
         self.allowed = tuple(labels)
         self._in_csv = [target for target, name in self.columns.items() if name in self.csv]
@@ -147,13 +148,23 @@ class Table:
         where = f"{self.csv.path}, row {row}"
         if not plain:
             raise DataError(f"{where}: the column {self.columns['image']!r} is empty; expected the path of a picture")
-        path = PurePosixPath(plain)
-        for folder in (Path(os.path.abspath(self.images)), self.images.resolve()):  # with the links that lead there, or without
-            if path.is_absolute() and path.is_relative_to(folder.as_posix()):
-                path = path.relative_to(folder.as_posix())
-        if path.is_absolute() or ".." in path.parts or PureWindowsPath(plain).is_absolute():
+        path = self._below(plain)
+        if path.is_absolute() or PureWindowsPath(path.as_posix()).is_absolute():
             raise DataError(f"{where}: {plain!r} is outside {self.images}; expected a path relative to --images")
         return path.as_posix()
+
+    def _below(self, plain: str) -> PurePosixPath:
+        """A picture's path relative to the folder, without "..", whichever way it was written; absolute where it is outside."""
+        path = PurePosixPath(plain)
+        if ".." in path.parts:
+            whole = os.path.join(self._roots[0], plain)
+            written, real = os.path.normpath(whole), os.path.realpath(whole)
+            # Behind a link to a folder, ".." leads elsewhere than it reads.
+            path = PurePosixPath(Path(written if os.path.realpath(written) == real else real).as_posix())
+        for folder in self._roots:
+            if path.is_relative_to(folder.as_posix()):
+                path = path.relative_to(folder.as_posix())
+        return path
 
     def _join(self, metadata: CsvFile) -> tuple[dict[str, list[str]], tuple[str, ...]]:
         """The metadata's columns in the order of the csv, found by full path, else by file name, else by name without suffix.
@@ -165,7 +176,7 @@ class Table:
         cells = metadata.read(dict.fromkeys([key, *names.values()]))
         theirs = [_plain(name) for name in cells[key]]
         ways: tuple[Callable[[str], str], ...] = (
-            lambda name: PurePosixPath(name).as_posix(),
+            lambda name: self._below(name).as_posix(),
             lambda name: PurePosixPath(name).name,
             lambda name: PurePosixPath(name).stem,
         )
