@@ -46,6 +46,15 @@ _LATEST_START_S = 60.0
 #: So many frames in a row that can't be read are the end of a film, which OpenCV does not tell from damage. Trying so often
 #: takes hundredths of a second at the end of a film.
 _MOST_DAMAGED = 10_000
+#: Formats of broadcasts, discs and camcorders, whose clock may start anew wherever recordings were joined.
+_JOINED_SUFFIXES = (".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob")
+#: A step in the times of a film beyond this is no picture that stood so long but a join, of these and of other formats. FFmpeg's
+#: own player has 10 s and an hour; two minutes leave a time lapse with a frame a minute its times.
+_JOIN_S, _RARE_JOIN_S = 120.0, 3600.0
+#: A film of rare frames may have steps of so many times its usual one.
+_JOIN_STEPS = 4
+#: What FFmpeg calls pixels of three bytes that are stored as they are, and so much of an AVI has its head.
+_BGR24, _AVI_HEAD = int.from_bytes(b"BGR\x18", "little"), 2**16
 #: How many times wider than high, or higher than wide, a pixel is at most believed to be, and is at least for it to be seen.
 _ODDEST_PIXEL, _ODD_PIXEL = 4.0, 1.01
 
@@ -79,11 +88,35 @@ def with_square_pixels(image: Any, aspect: float) -> Any:
     return cv2.resize(image, shown_size(image.shape[1], image.shape[0], aspect), interpolation=cv2.INTER_LINEAR)
 
 
+def unreadable(capture: Any, path: str | os.PathLike) -> str | None:
+    """Why the frames of a film must not be asked for though it could be opened; None where they may.
+
+    OpenCV 4.14 writes beyond its memory, and dies at the next occasion, where an AVI has rows of 24 bits a pixel from below.
+    """
+    import cv2
+
+    if capture.get(cv2.CAP_PROP_FOURCC) or int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)) != _BGR24:
+        return None
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(_AVI_HEAD)
+        at = head.index(b"strf", head.index(b"vids")) + 8
+        height, _, bits = struct.unpack_from("<iHH", head, at + 8)
+    except (OSError, ValueError, struct.error):
+        return None
+    if not head.startswith(b"RIFF") or height < 0 or bits != 24:
+        return None
+    return (
+        "is stored without compression from its lowest row up, which OpenCV can't read; convert it, say by ffmpeg -i OLD NEW.mp4"
+    )
+
+
 class FilmClock:
     """Steps through the frames of a film, and knows when they are due and whether all of them came. Made before the first.
 
     A telephone, a browser and a recorder of screens space frames unevenly, so the times are the file's own, as a player has
-    them: where the picture begins after the sound, the first frame is not at 0.
+    them: where the picture begins after the sound, the first frame is not at 0. Where they leap further than a picture stands,
+    forward or back, recordings were joined, or one was broken off: time goes on by one frame there, and counts on from that.
 
     step_s: seconds from one frame to the next, on average, as the file says. expected: how many frames it says it has, for
     some formats reckoned from its length; 0 where unknown. duration_s: its length as it says, 0 where unknown. read: how many
@@ -102,6 +135,9 @@ class FilmClock:
         # A format without a rate of its own tells that of its clock, such as 1000.
         self.step_s = 1 / fps if told and fps <= MOST_FPS else 1 / USUAL_FPS
         self.read, self.damaged, self.time_s, self.start_s = 0, 0, -1.0, 0.0
+        self._longest_s = _JOIN_S if self._path.suffix.lower() in _JOINED_SUFFIXES else _RARE_JOIN_S
+        self._leaps, self._leapt_s = 0, 0.0  # how often the film's own times leap, and how far in all
+        self._first_leap = (0.0, 0.0)  # time of the frame behind it, seconds
         self._late_hz = fps if told and self._path.suffix.lower() in _LATE_SUFFIXES else None
         self._ended = False
 
@@ -110,13 +146,16 @@ class FilmClock:
         for passed in range(0 if self._ended else _MOST_DAMAGED):
             if self._capture.grab():
                 self.damaged += passed
-                self._tick()
+                self._tick(passed)
                 return True
         self._ended = True
         return False
 
-    def _tick(self) -> None:
-        """Take the time of the frame that was just grabbed, in seconds from the start; it always grows."""
+    def _tick(self, passed: int) -> None:
+        """Take the time of the frame that was just grabbed, in seconds from the start; it always grows.
+
+        passed: how many that can't be read were just before it, which had their time too.
+        """
         import cv2
 
         told_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
@@ -124,9 +163,27 @@ class FilmClock:
             # POS_MSEC counts from where the picture begins, PTS from where the film does, in frames.
             start_s = self._capture.get(cv2.CAP_PROP_PTS) / self._late_hz - told_s
             self.start_s = start_s if 0 < start_s <= _LATEST_START_S else 0.0
-        told_s += self.start_s
+        told_s += self.start_s - self._leapt_s
+        longest_s = max(self._longest_s, _JOIN_STEPS * self.step_s) + passed * self.step_s
+        if self.read and abs(told_s - self.time_s) > longest_s:
+            told_s = self._joined(told_s)
         self.time_s = told_s if told_s > self.time_s else max(0.0, self.time_s + self.step_s)
         self.read += 1
+
+    def _joined(self, told_s: float) -> float:
+        """The time of the frame behind a join: one step after the last. told_s: the one that the film tells."""
+        # Where the step is an average over the whole film, as in MP4, it is mostly made of the leap.
+        pace_s = (self.time_s - self.start_s) / (self.read - 1) if self.read > 1 else 1 / USUAL_FPS
+        self.step_s = min(self.step_s, pace_s)
+        due_s = self.time_s + self.step_s
+        leap_s = told_s - due_s
+        self._first_leap = self._first_leap if self._leaps else (due_s, leap_s)
+        self._leaps, self._leapt_s = self._leaps + 1, self._leapt_s + leap_s
+        if 0 < leap_s < self.duration_s:
+            if not containers.facts(self._path).counted:  # the count is reckoned from the length
+                self.expected = round(self.expected * (1 - leap_s / self.duration_s))
+            self.duration_s -= leap_s
+        return due_s
 
     @property
     def end_s(self) -> float | None:
@@ -139,6 +196,15 @@ class FilmClock:
     def gap(self) -> str | None:
         """What could not be read between the frames that came until now; None where they follow each other."""
         return f"{self.damaged} of its frames can't be read; the file is damaged" if self.damaged else None
+
+    @property
+    def leaps(self) -> str | None:
+        """Where the film's own times leap, and were not followed; None where they do not."""
+        if not self._leaps:
+            return None
+        at_s, leap_s = self._first_leap
+        by = f"{'back ' if leap_s < 0 else ''}by {_length(abs(leap_s))} at {at_s:.1f} s; counted on without"
+        return f"its times leap {by} it" if self._leaps == 1 else f"its times leap {self._leaps} times, first {by} that"
 
     @property
     def missing(self) -> str | None:
@@ -158,6 +224,12 @@ class FilmClock:
             if file.cut or file.counted:
                 return f"it ends after {self.read} of {self.expected} frames; the file is damaged or was cut short"
         return None
+
+
+def _length(seconds: float) -> str:
+    """59 min, or 13 h 53 min."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def write_message(stream: IO[bytes], values: dict[str, Any], pixels: Any = b"") -> None:
@@ -230,6 +302,9 @@ def _decode(path: str, max_pixels: int, max_s: float, rate_hz: float, out: IO[by
     width, height = shown_size(capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT), aspect)
     if not capture.isOpened() or width < 1 or height < 1:
         _refuse(out, 422, "the video can't be read; is the file complete, and its codec a usual one?")
+        return
+    if problem := unreadable(capture, path):
+        _refuse(out, 422, f"the video {problem}")
         return
     if width * height > max_pixels:
         _refuse(out, 413, f"the video is {width}x{height}; expected at most {max_pixels} pixels a frame")

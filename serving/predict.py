@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import itertools
 import json
 import os
 import sys
 import tempfile
+import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from fer_keras import cli
 from fer_keras.data.images import IMAGE_SUFFIXES
@@ -45,6 +47,8 @@ VIDEO_COPIES = (".mp4",)
 #: Drawn videos that are locked: a process may have so many files open at once, on macOS 256. Of more the first are, which
 #: tells of two runs on one folder.
 LOCKED_COPIES = 100
+#: What systems say of a disk, or a user's share of one, on which there is no room.
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def build_parser() -> cli.CommandParser:
@@ -272,18 +276,24 @@ def _pictures(
     counts: Counter[str] = Counter(pictures=0, faces=0, without_face=0, unreadable=0)
     about = {"crop": args.crop, "detector": args.detector if detector else None}
     with contextlib.ExitStack() as stack:
-        writers: list[outputs.CsvWriter | outputs.JsonWriter] = []
+        writers: dict[str, outputs.CsvWriter | outputs.JsonWriter] = {}
+
+        def opened(name: str) -> IO[str]:
+            stack.enter_context(outputs.naming(name))  # its last lines are written as it is closed
+            return stack.enter_context(writing_whole(name, text=True))
+
         if args.csv:
-            writers.append(outputs.CsvWriter(stack.enter_context(writing_whole(args.csv, text=True)), recognizer))
+            writers[args.csv] = outputs.CsvWriter(opened(args.csv), recognizer)
         if args.json:
-            writers.append(outputs.JsonWriter(stack.enter_context(writing_whole(args.json, text=True)), recognizer, about))
+            writers[args.json] = outputs.JsonWriter(opened(args.json), recognizer, about)
         print(outputs.HEADER)
         progress = stack.enter_context(tqdm(total=len(pictures), unit="picture", disable=None, leave=False))
         for result in predict_pictures(pictures, recognizer, detector, keep_pixels=bool(copies)):
             for line in outputs.lines_of(result, recognizer):
                 tqdm.write(line, file=sys.stdout)
-            for writer in writers:
-                writer.add(result)
+            for name, writer in writers.items():
+                with outputs.naming(name):
+                    writer.add(result)
             if result.pixels is not None:
                 _draw(result, recognizer, copies[result.picture.path])
             counts["pictures"] += 1
@@ -291,9 +301,10 @@ def _pictures(
             counts["unreadable"] += result.error is not None
             counts["without_face"] += result.error is None and not result.faces
             progress.update()
-        for writer in writers:
+        for name, writer in writers.items():
             if isinstance(writer, outputs.JsonWriter):
-                writer.finish(counts)
+                with outputs.naming(name):
+                    writer.finish(counts)
     print(_summary(counts))
     for name in filter(None, (args.csv, args.json, args.draw)):
         print(f"written: {name}")
@@ -350,17 +361,22 @@ def _videos(
         try:
             for _ in videos.analyse_videos(files, analyzer, table, every):
                 pass
-        except KeyboardInterrupt:
+            undrawn = _finish_videos(files, table, recognizer, copies, args)
+        except (KeyboardInterrupt, OSError):  # of the system: a full disk, say
             if args.csv or args.parquet or args.report or args.draw:
                 print(f"the rows so far are in {table.path}; the same command goes on from there", file=sys.stderr)
             raise
-        _finish_videos(files, table, recognizer, copies, args)
-        unread = [facts for facts in table.facts if not facts.frames]
-        table.finish(Path(args.csv) if args.csv else None)
-    for name in filter(None, (args.csv, args.parquet, args.report, args.draw)):
+        read = [facts for facts in table.facts if facts.frames]
+        table.finish()
+    drawn = args.draw if undrawn < len(read) or not read else None
+    for name in filter(None, (args.csv, args.parquet, args.report, drawn)):
         print(f"written: {name}")
-    if len(unread) == len(files):
+    if undrawn:
+        print(f"{_count(undrawn, 'video')} could not be drawn; the warnings above say why")
+    if not read:
         raise DataError(f"no video could be read ({len(files)} tried); the lines above say why")
+    if undrawn == len(read):
+        raise DataError(f"no video could be drawn ({len(read)} tried); the warnings above say why")
     return 0
 
 
@@ -405,19 +421,17 @@ def _finish_videos(
     recognizer: JointRecognizer,
     copies: dict[Path, Path],
     args: argparse.Namespace,
-) -> None:
-    """What is made from the table once it is whole."""
+) -> int:
+    """What is made from the table once it is whole. Returns how many videos could not be drawn, which are told."""
     from fer_keras.files import write_whole
     from serving import video_report
 
     every, labels = args.every or 1, recognizer.labels
+    if args.csv:
+        table.publish()
     summaries = video_report.summarise(table.rows(), table.facts)
     for summary in summaries:
         print("\n".join(video_report.lines_of(summary)))
-    if copies:
-        for file, facts, rows in zip(files, table.facts, table.rows(), strict=True):
-            if facts.frames:
-                videos.draw_video(file.path, rows, labels, copies[file.path], every)
     if args.report:
         about = [
             f"Model: {recognizer.name}"
@@ -426,9 +440,32 @@ def _finish_videos(
             + ("every frame" if every == 1 else f"one frame in {every}")
             + " analysed."
         ]
-        write_whole(args.report, video_report.page_of(summaries, labels, about))
+        with outputs.naming(args.report):
+            write_whole(args.report, video_report.page_of(summaries, labels, about))
     if args.parquet:
-        videos.write_parquet(table, Path(args.parquet))
+        with outputs.naming(args.parquet):
+            videos.write_parquet(table, Path(args.parquet))
+    undrawn = 0
+    if copies:  # last, since it takes longest
+        for file, facts, rows in zip(files, table.facts, table.rows(), strict=True):
+            if facts.frames:
+                undrawn += not _drawn(file.path, rows, labels, copies[file.path], args)
+    return undrawn
+
+
+def _drawn(path: Path, rows: Iterable[videos.FrameRows], labels: Sequence[str], copy: Path, args: argparse.Namespace) -> bool:
+    """Draw a video; False where that can't be done, which is told. Raises OSError where the disk is full."""
+    try:
+        with outputs.naming(copy):
+            videos.draw_video(path, rows, labels, copy, args.every or 1)
+    except Exception as error:  # whatever a film is like, it must not keep the others from being drawn
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
+        if args.debug:
+            traceback.print_exc()
+        print(f"warning: {outputs.shown(path)} could not be drawn: {cli.one_line(error)}", file=sys.stderr)
+        return False
+    return True
 
 
 def _draw(result: Result, recognizer: JointRecognizer, target: Path) -> None:
@@ -451,7 +488,8 @@ def _draw(result: Result, recognizer: JointRecognizer, target: Path) -> None:
         drawn.save(buffer, "PNG")
     else:
         drawn.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    write_whole(target, buffer.getvalue())
+    with outputs.naming(target):
+        write_whole(target, buffer.getvalue())
 
 
 if __name__ == "__main__":

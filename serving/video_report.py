@@ -96,6 +96,8 @@ def lines_of(summary: VideoSummary) -> list[str]:
     lines = [f"{start}, {_people(len(summary.people))}, {summary.no_face} without a face"]
     if facts.error:
         lines.append(f"  warning: {facts.error}" if facts.frames else f"  error: {facts.error}")
+    if facts.note:
+        lines.append(f"  warning: {facts.note}")
     for person in summary.longest(MAX_PRINTED):
         label, frames = person.shown.most_common(1)[0]
         first, last = person.seen_s
@@ -171,6 +173,8 @@ def page_of(summaries: Sequence[VideoSummary], labels: Sequence[str], about: Seq
         ]
         if facts.error:
             parts.append(report.paragraph_html(f"Not whole: {facts.error}"))
+        if facts.note:
+            parts.append(report.paragraph_html(f"Note: {facts.note}"))
         if summary.people:
             people = summary.longest(MAX_LINES)
             timelines = summary.longest(MAX_TIMELINES)

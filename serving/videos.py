@@ -25,7 +25,7 @@ from fer_keras.errors import ConfigError, DataError
 from fer_keras.files import file_to_write, read_json, write_json
 from fer_keras.types import TrackedFace
 from serving import decoder
-from serving.outputs import for_opencv, shown
+from serving.outputs import for_opencv, naming, shown
 
 if TYPE_CHECKING:
     from fer_keras.inference.analyzer import Analyzer
@@ -40,7 +40,11 @@ VIDEO_SUFFIXES = (
 CHECKPOINT_S = 5.0
 #: Frames a second of a drawn film: those of the film itself, as far as players like them.
 _DRAWN_FPS = (10.0, 60.0)
-_STATE_FORMAT = 3
+#: Sides of a drawn film in pixels, even numbers: MPEG-4 part 2 has no more than 8191.
+_DRAWN_SIDE = (2, 8190)
+#: A disk without room for so much more is full.
+_ROOM_BYTES = 2**20
+_STATE_FORMAT = 4
 
 
 def is_video(path: str | os.PathLike) -> bool:
@@ -73,6 +77,9 @@ class VideoReader:
         if not self._capture.isOpened() or width < 1 or height < 1:
             self._capture.release()
             raise DataError(f"{shown(path)} can't be read as a video; is the file complete, and its codec a usual one?")
+        if problem := decoder.unreadable(self._capture, self.path):
+            self._capture.release()
+            raise DataError(f"{shown(path)} {problem}")
         self.clock = decoder.FilmClock(self._capture, self.path)
         self.size_wh = (width, height)
 
@@ -102,13 +109,14 @@ class VideoReader:
 class VideoFacts:
     """One video that was analysed. frames: how many were; seconds: its length as far as it could be read.
 
-    error: what was missing of it; None where it was whole.
+    error: what was missing of it; None where it was whole. note: what else is to be known of it, such as times that leap.
     """
 
     path: str
     frames: int
     seconds: float
     error: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,7 @@ class GrowingTable:
 
     base: the file that was asked for; this one stands beside it as BASE.unfinished.csv, with BASE.unfinished.json, which has
     the place and what the analyzer remembers. settings: JSON values that must be the same to go on.
+    Once all videos are done it can be given its name (`publish`), and is gone on with there until `finish`.
     One row a face, and one with status "no face" for a frame without any; "error" for what could not be read.
     names: what the videos are called in it; where it goes on, they keep the names that they have there.
     video, frame: where to go on. facts: of the videos that are done.
@@ -144,8 +153,9 @@ class GrowingTable:
     ) -> None:
         """Raises ConfigError where another command left its results under these names. restart: throw those away."""
         base = file_to_write(base)  # a link may lead to another disk
-        self.path = base.with_name(f"{base.name}.unfinished.csv")
+        self._base, self._growing = base, base.with_name(f"{base.name}.unfinished.csv")
         self._state_path = base.with_name(f"{base.name}.unfinished.json")
+        self.path = self._growing
         self.labels = tuple(labels)
         self._width = len(columns(labels))
         self._settings = json.loads(json.dumps({"format": _STATE_FORMAT, "labels": self.labels, **settings}))
@@ -170,6 +180,7 @@ class GrowingTable:
             self.facts = [VideoFacts(**each) for each in state["facts"]]
 
     def _left_over(self) -> dict[str, Any] | None:
+        """The state that was left, with `path` where its table is; None where there is none."""
         if not self._state_path.exists():
             return None
         try:
@@ -177,7 +188,11 @@ class GrowingTable:
             different = sorted(
                 key for key in {*self._settings, *state["settings"]} if state["settings"].get(key) != self._settings.get(key)
             )
-            whole = self.path.stat().st_size >= state["bytes"]
+            if not self._growing.exists() and state["video"] == len(state["names"]):
+                self.path = self._base  # it had its name already; what was to be made from it was not
+                whole = self.path.stat().st_size == state["bytes"]
+            else:
+                whole = self.path.stat().st_size >= state["bytes"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             different, whole = [], False
         if not whole:
@@ -212,11 +227,11 @@ class GrowingTable:
             self.frame, self.analyzer_state = frame, analyzer.state()
             self._save()
 
-    def next_video(self, seconds: float, error: str | None) -> VideoFacts:
-        """This video is done. error: what could not be read of it."""
+    def next_video(self, seconds: float, error: str | None, note: str | None = None) -> VideoFacts:
+        """This video is done. error: what could not be read of it. note: what else is to be known of it."""
         if error:
             self._write([[self._names[self.video], "error", *[""] * (self._width - 3), error]])
-        facts = VideoFacts(self._names[self.video], self._analysed, round(seconds, 4), error)
+        facts = VideoFacts(self._names[self.video], self._analysed, round(seconds, 4), error, note)
         self.facts.append(facts)
         self.video, self.frame, self.analyzer_state, self._analysed = self.video + 1, 0, None, 0
         self._save()
@@ -224,7 +239,8 @@ class GrowingTable:
 
     def rows(self) -> Iterator[Iterator[FrameRows]]:
         """What was written of each video that is done, frame by frame; to be read before the next video is asked for."""
-        self._file.flush()
+        if not self._file.closed:
+            self._flush()
         with self.path.open(encoding="utf-8", newline="") as file:
             rows = read_rows(file, self.labels)
             for facts in self.facts:  # two names that are not UTF-8 may look alike, and of a video there may be no row
@@ -234,25 +250,40 @@ class GrowingTable:
 
     def close(self) -> None:
         """Close it; what was written stays, and the same command goes on with it."""
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
-    def finish(self, target: Path | None) -> None:
-        """Give the table the name that was asked for, or throw it away where none was."""
+    def publish(self) -> None:
+        """Give the table, whose videos are done, the name that was asked for, before anything is made from it.
+
+        Whatever goes wrong there, or if the process is ended, the table is there; and the same command makes the rest of it.
+        """
         self.close()
-        if target is None:
+        if self.path != self._base:
+            os.replace(self.path, self._base)
+            self.path = self._base
+
+    def finish(self) -> None:
+        """All is made: forget the place, and throw the table away where it was given no name."""
+        self.close()
+        if self.path != self._base:
             self.path.unlink()
-        else:
-            os.replace(self.path, file_to_write(target))
         self._state_path.unlink()
 
     def _write(self, rows: Sequence[Sequence[object]]) -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
-        self._file.write(text.getvalue().encode())
+        with naming(self.path):
+            self._file.write(text.getvalue().encode())
+
+    def _flush(self) -> None:
+        with naming(self.path):
+            self._file.flush()
 
     def _save(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())  # the place must never be ahead of the rows
+        self._flush()
+        with naming(self.path):
+            os.fsync(self._file.fileno())  # the place must never be ahead of the rows
         state = {"settings": self._settings, "bytes": self._file.tell(), "video": self.video, "frame": self.frame}
         state |= {
             "names": self._names,
@@ -260,7 +291,8 @@ class GrowingTable:
             "facts": [asdict(each) for each in self.facts],
             "analyzer": self.analyzer_state,
         }
-        write_json(self._state_path, state)
+        with naming(self._state_path):
+            write_json(self._state_path, state)
         self._saved_at = time.monotonic()
 
 
@@ -329,16 +361,17 @@ def analyse_videos(
                 bar.update(number + 1 - bar.n)
             clock = reader.clock
             seconds = clock.time_s + clock.step_s if clock.read else 0.0
-        yield table.next_video(seconds, clock.missing)
+        yield table.next_video(seconds, clock.missing, clock.leaps)
 
 
 def draw_video(source: Path, rows: Iterable[FrameRows], labels: Sequence[str], target: Path, every: int = 1) -> None:
     """Write a copy of a video with boxes, ids and labels as MP4, whole or not at all; without sound.
 
-    Its frames are evenly spaced: where those of the video are not, some are shown longer, or left out.
+    Its frames are evenly spaced: where those of the video are not, some are shown longer, or left out. It has the size of the
+    video as far as the format goes.
 
     rows: of this video. every: as it was analysed; the frames between show what was seen last.
-    Raises DataError where it can't be read, or not be written.
+    Raises DataError where it can't be read, or not be written; OSError where the disk is full.
     """
     import cv2
     from tqdm import tqdm
@@ -355,9 +388,11 @@ def draw_video(source: Path, rows: Iterable[FrameRows], labels: Sequence[str], t
         with VideoReader(source) as reader:
             fps = min(max(1 / reader.clock.step_s, _DRAWN_FPS[0]), _DRAWN_FPS[1])
             # MPEG-4 part 2 is what OpenCV's wheels can always write; for H.264 they need a library that is seldom there.
-            writer = cv2.VideoWriter(for_opencv(temporary), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), fps, reader.size_wh)
+            size_wh = _drawn_size(*reader.size_wh)
+            writer = cv2.VideoWriter(for_opencv(temporary), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), fps, size_wh)
             if not writer.isOpened():
-                raise DataError(f"{shown(target)} can't be written; is there room, and can this OpenCV write MP4?")
+                _check_room(temporary, target)
+                raise DataError(f"{shown(target)} can't be written; can this OpenCV write MP4 of {size_wh[0]}x{size_wh[1]}?")
             written, drawn, first_s = 0, None, None
             for number, time_s, image in tqdm(
                 reader.frames(),
@@ -374,17 +409,49 @@ def draw_video(source: Path, rows: Iterable[FrameRows], labels: Sequence[str], t
                     written += 1
                 faces = latest.faces if latest is not None and number - latest.number < every else ()
                 drawn = draw_live(image, faces, labels)
+                if drawn.shape[1::-1] != size_wh:
+                    drawn = cv2.resize(drawn, size_wh, interpolation=cv2.INTER_AREA)
             for _ in range(max(1, round(reader.clock.step_s * fps)) if drawn is not None else 0):
                 writer.write(drawn)
                 written += 1
             writer.release()
         # The writer says nothing of a full disk.
-        with VideoReader(temporary) as check:
-            if check.clock.expected != written:
-                raise DataError(f"{shown(target)} could not be written whole; is the disk full?")
+        if _frames_in(temporary) != written:
+            _check_room(temporary, target)
+            raise DataError(f"{shown(target)} could not be written whole; is the disk full?")
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _drawn_size(width: int, height: int) -> tuple[int, int]:
+    """The size of the drawn copy of a video: the same where the format has it, else as much smaller, or larger, as it must be."""
+    least, most = _DRAWN_SIDE
+    if least <= min(width, height) and max(width, height) <= most:
+        return width, height
+    scale = min(max(1.0, least / min(width, height)), most / max(width, height))
+    # A strip of few pixels' height may have neither; it gets a little thicker then.
+    return max(least, round(width * scale)), max(least, round(height * scale))
+
+
+def _frames_in(film: Path) -> int:
+    """How many frames a film of ours says it has; 0 where it can't be read."""
+    try:
+        with VideoReader(film) as check:
+            return check.clock.expected
+    except DataError:
+        return 0
+
+
+def _check_room(temporary: Path, target: Path) -> None:
+    """Raises OSError, with the name of `target`, where nothing more can be written: whoever writes through OpenCV is not told."""
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(_ROOM_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, shown(target)) from error
 
 
 def check_parquet() -> None:
