@@ -4,7 +4,8 @@ python -m training.ablate --config training/configs/ferplus-cnn-start.yaml --var
 python -m training.ablate --data data/prepared/mine --epochs 10 --vary "poor cameras: dark=0.8 blur=0.03 noise=0.08" --mirror
 
 Each --vary is a name and the settings that it changes. Every variation is trained with every seed; a command that was stopped
-goes on when it is given again. All are judged on the same faces by their best weights.
+goes on when it is given again, and given with more of --vary or --seeds it trains those too. All are judged on the same faces by
+their best weights.
 """
 
 from __future__ import annotations
@@ -48,11 +49,14 @@ def ablate(
 
     settings: resolved. varied: what it is called -> resolved settings. mirror: judge the first also by the mean of what it
     says of a face and of its mirror image, which takes no training. Returns what ablate.json holds.
-    Raises ConfigError where a variation does not fit the data.
+    Raises what `variants.train_variants` raises, and ConfigError where a report is there of variations that are not among these;
+    both before anything is trained.
     """
     dataset = variants.load_dataset(settings)
     rows = {split: dataset.rows(split) for split in ("train", "validation")}
     everything = {BASE: settings, **varied}
+    names = [*everything, *([MIRROR] if mirror else [])]
+    variants.refuse_to_drop(out / "ablate.json", lambda told: told["variations"], names, "--vary and --mirror")
     faces, notes = variants.judged_faces(dataset, protocol, everything.values())
     planned = {
         name: [Variant(f"{_folder(name)}-seed{one.seed}", one, rows) for one in variants.with_seeds(changed, seeds)]
@@ -61,17 +65,17 @@ def ablate(
     flat = [variant for each in planned.values() for variant in each]
     trained = dict(zip([variant.name for variant in flat], variants.train_variants(flat, dataset, out), strict=True))
     runs = {name: [trained[variant.name] for variant in each] for name, each in planned.items()}
-    mirrored = {name: False for name in runs}
     if mirror:
-        runs, mirrored = {**runs, MIRROR: runs[BASE]}, {**mirrored, MIRROR: True}
+        runs[MIRROR] = runs[BASE]
+    mirrored = [name == MIRROR for name in names]
 
-    names = list(runs)
-    judged = variants.judge(list(runs.values()), faces, np.array(faces.true_names), mirror=list(mirrored.values()))
+    truth = np.array(faces.true_names)
+    judged = variants.judge([runs[name] for name in names], faces, truth, mirror=mirrored)
     found = judge_repeated(
         judged.correct,
-        judged.groups,
+        None,
         clusters=judged.clusters,
-        min_n=1,
+        trainings=[names.index(BASE if name == MIRROR else name) for name in names],
         repeats=repeats,
         comparisons=len(names) - 1,
         seed=settings.seed,
@@ -89,15 +93,15 @@ def ablate(
             name: {
                 "changes": {} if name == MIRROR else _changes(settings, everything[name]),
                 "accuracy": found.describe(index)["accuracy"],
-                "macro_f1": _macro_f1(judged, runs[name], mirrored[name]),
-                "recall": {label: entry["mean"] for label, entry in found.describe(index)["groups"].items()},
+                "macro_f1": _macro_f1(judged, runs[name], mirrored[index]),
+                "recall": {str(label): float(judged.correct[index][:, truth == label].mean()) for label in np.unique(truth)},
                 "minutes": float(np.mean([sum(run.metrics["seconds"].values()) for run in runs[name]]) / 60),
                 "runs": [str(run.path) for run in runs[name]],
             }
             for index, name in enumerate(names)
         },
         "differences": {name: line[0] for name, line in zip(names[1:], differences, strict=True)},
-        "notes": [*notes, seeds_note(seeds, found.units)],
+        "notes": [*notes, seeds_note(seeds, found.units), *_mirror_note(mirror, seeds)],
         "settings": settings.to_dict(),
         "out": str(out),
     }
@@ -123,6 +127,15 @@ def _same_folder(name: str, other: str) -> bool:
 def _changes(settings: TrainConfig, changed: TrainConfig) -> dict[str, Any]:
     before, after = settings.to_dict(), changed.to_dict()
     return {key: after[key] for key in after if after[key] != before[key]}
+
+
+def _mirror_note(mirror: bool, seeds: int) -> list[str]:
+    if not mirror or seeds == 1:
+        return []
+    return [
+        f"{MIRROR!r} judges the very trainings of {BASE!r} again, so what seeds do to their difference is learnt from how the "
+        f"difference itself varies over these {seeds} alone (Student's t, degrees of freedom: {seeds - 1})"
+    ]
 
 
 def _macro_f1(judged: variants.Judged, runs: Sequence[Any], mirrored: bool) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Trainings that were repeated with several seeds and judged on the same faces: figures by group, differences, and noise.
 
 Two things vary by chance: which faces are in the test set, and what a training happens to find. Intervals here hold both. Each
-repeat of the bootstrap draws faces (or whole identities) anew within each group, and what is compared is compared on the same
-draw. Seeds are few, so what they may do is drawn from Student's t, by the spread of all trainings that are compared.
+repeat of the bootstrap draws faces (or whole identities) anew within each group, identities from all groups where some are in
+several, and what is compared is compared on the same draw. Seeds are few, so what they may do is drawn from Student's t, by the
+spread of all trainings that are compared.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from fer_keras.errors import DataError
 from fer_keras.evaluation import fairness, resampling
 
 NOISE = "noise: no difference shown"
+#: The one group where faces are not compared by group.
+_ALL = "all"
 #: Repeats for each difference that is corrected for: so many that one alone, if no repeat is against it, gets p = 0.02.
 _REPEATS_EACH = 100
 
@@ -44,9 +47,10 @@ def drawn_text(units: str, seeds: int) -> str:
 class Repeated:
     """Accuracies of variants that were each trained with several seeds.
 
-    groups: names (g,). counts: int (g,) faces. compared: bool (g,), whether a group has enough faces for the gap.
-    by_seed: float (v, s, g). draws: float (repeats, v, g), means over seeds in each repeat of the bootstrap.
-    units: what was drawn, "faces" or "identities". trials: int (g,), how many of these each group has.
+    groups: names (g,), one where faces are not compared by group. counts: int (g,) faces. compared: bool (g,), whether a group
+    has enough faces for the gap. by_seed: float (v, s, g). draws: float (repeats, v, g), means over seeds in each repeat of the
+    bootstrap. units: what was drawn, "faces" or "identities". trials: int (g,), how many of these each group has; drawn: how
+    many there are in all, fewer than the sum where some are in several groups.
     """
 
     groups: tuple[str, ...]
@@ -56,6 +60,7 @@ class Repeated:
     draws: np.ndarray
     units: str
     trials: np.ndarray
+    drawn: int
 
     @property
     def means(self) -> np.ndarray:
@@ -75,17 +80,21 @@ class Repeated:
         return values[..., self.compared].min(axis=-1)
 
     def describe(self, variant: int) -> dict[str, Any]:
-        """Figures of one variant: accuracy, gap, worst, and groups {name: figures}; each {mean, low, high, by_seed, std}.
+        """Figures of one variant: accuracy, and where faces are compared by group also gap, worst, and groups {name: figures};
+        each {mean, low, high, by_seed, std}.
 
         std is the spread of single seeds, None for one seed. The gap is that of the mean accuracies, and so a little smaller
         than the mean of the gaps of single seeds, which chance enlarges; its interval holds for all pairs of groups at once.
         """
         means, draws, by_seed = self.means[variant], self.draws[:, variant], self.by_seed[variant]
+        accuracy = _figure(self.overall(means), self.overall(draws), self.overall(by_seed))
+        if len(self.groups) == 1:
+            return {"accuracy": accuracy}
         names = np.array(self.groups)
         found = fairness.gap_of(means[self.compared], draws[:, self.compared], names[self.compared])
         of_gap = self.gap(by_seed)
         return {
-            "accuracy": _figure(self.overall(means), self.overall(draws), self.overall(by_seed)),
+            "accuracy": accuracy,
             "gap": {
                 "mean": found["gap"],
                 "low": found["low"],
@@ -131,17 +140,20 @@ class Repeated:
     def _possible(self, figure: str, base: int, variant: int) -> tuple[float, np.ndarray]:
         """A difference, and what it may be in truth by each of some assumptions: float (assumptions, repeats).
 
-        The first is the usual one: the draws, centred on the estimate. But the highest or lowest of many groups is picked by
-        chance too. That enlarges a gap, most where groups are level and the accuracy is near a half, so that two variants
-        without any gap seem to differ in it. How much depends on how the groups truly lie. So the same deviations are also
-        laid on level groups and on the groups as observed, for each of the two variants by itself.
+        The first is the usual one: the draws, centred on the estimate. Of two that differ on a face or two only, a bootstrap
+        repeats just these, always in the direction in which they differ; so faces are added that might have differed and did not.
+
+        But the highest or lowest of many groups is picked by chance too. That enlarges a gap, most where groups are level and
+        the accuracy is near a half, so that two variants without any gap seem to differ in it. How much depends on how the groups
+        truly lie. So the same deviations are also laid on level groups and on the groups as observed, for each of the two
+        variants by itself.
         """
         means = self.means
         observed, drawn = self._of(figure, means), self._of(figure, self.draws)
         difference, apart = float(observed[variant] - observed[base]), drawn[:, variant] - drawn[:, base]
-        if figure not in ("gap", "worst") and not np.ptp(apart):  # they agree on every face that there is to draw
-            agreed = int(self.trials.sum() if figure == "accuracy" else self.trials[self.groups.index(figure)])
-            apart = resampling.agreement_draws(agreed, len(apart), np.random.default_rng(0))
+        if figure not in ("gap", "worst"):
+            count = self.drawn if figure == "accuracy" else int(self.trials[self.groups.index(figure)])
+            apart = apart + resampling.agreement_draws(count, len(apart), np.random.default_rng(0))
         possible = [difference + apart - apart.mean()]
         if figure in ("gap", "worst"):
             moved = self.draws - self.draws.mean(axis=0)
@@ -157,9 +169,10 @@ class Repeated:
 
 def judge_repeated(
     correct: np.ndarray,
-    groups: np.ndarray,
+    groups: np.ndarray | None,
     *,
     clusters: np.ndarray | None = None,
+    trainings: Sequence[int] | None = None,
     min_n: int = fairness.MIN_N,
     repeats: int = 2000,
     comparisons: int = 1,
@@ -167,26 +180,30 @@ def judge_repeated(
 ) -> Repeated:
     """Judge trainings on the same faces.
 
-    correct: bool (v, s, n): variant, seed, face. groups: str (n,), every one known. clusters: str (n,), identities, drawn whole
-    where known. min_n: groups with fewer faces are shown, but are no part of the gap.
+    correct: bool (v, s, n): variant, seed, face. groups: str (n,), every one known; None where faces are not compared by group.
+    clusters: str (n,), identities, drawn whole where known, with their faces of all groups. trainings: int (v,), the same
+    number for variants that are the very same trainings judged in several ways; None where there are none such.
+    min_n: groups with fewer faces are shown, but are no part of the gap.
     repeats: of the bootstrap, 100 or more. comparisons: how many differences will be asked for; they are corrected for each
     other, which may want more repeats than were given, since no p is under 2 / repeats.
-    Raises DataError where fewer than two groups have `min_n` faces, ConfigError for too few repeats.
+    Raises DataError where there are groups and fewer than two have `min_n` faces, ConfigError for too few repeats.
     """
     fairness.check_repeats(repeats)
     repeats = max(repeats, _REPEATS_EACH * comparisons)
-    names, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    variants, seeds, n = correct.shape
+    names, group = np.unique(np.full(n, _ALL) if groups is None else np.asarray(groups).astype(str), return_inverse=True)
     counts = np.bincount(group, minlength=len(names))
     compared = counts >= min_n
-    if compared.sum() < 2:
+    if groups is not None and compared.sum() < 2:
         has = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True)) or "none"
         raise DataError(f"a gap needs two groups of {min_n} test faces or more, got {has}; add test faces, or lower --min-n")
-    variants, seeds, n = correct.shape
-    units = resampling.make_units(group, clusters=clusters)
+    units, people = (resampling.make_units(each, clusters=clusters) for each in (group, np.zeros(n, np.int64)))
+    persons = np.empty(len(units.group), np.int64)
+    persons[units.of_row] = people.of_row
     values = units.sums(np.concatenate([np.ones((1, n)), correct.reshape(-1, n)]).T)
     observed = fairness.by_group(values, units)
     rng = np.random.default_rng(seed)
-    sums = resampling.bootstrap_sums(values, units, repeats, rng)
+    sums = resampling.bootstrap_sums(values, units, repeats, rng, persons)
 
     def shares(table: np.ndarray) -> np.ndarray:
         hits = (table[..., 1:] / table[..., :1]).reshape(*table.shape[:-1], variants, seeds)
@@ -195,31 +212,47 @@ def judge_repeated(
     by_seed = shares(observed)
     draws = shares(sums).mean(axis=2)
     if seeds > 1:
-        draws = draws + _moved_by_seeds(by_seed, counts / counts.sum(), repeats, rng)
+        same = np.arange(variants) if trainings is None else np.unique(trainings, return_inverse=True)[1]
+        draws = draws + _moved_by_seeds(by_seed, counts / counts.sum(), same, repeats, rng)
     trials = np.bincount(units.group)
     means = by_seed.mean(axis=1)
     for variant in range(variants):  # a group that was always named right or always wrong would have no interval
         draws[:, variant] = resampling.share_draws(draws[:, variant], means[variant] * trials, trials, rng)
-    return Repeated(tuple(str(name) for name in names), counts, compared, by_seed, draws, units.name, trials)
+    names = tuple(str(name) for name in names)
+    return Repeated(names, counts, compared, by_seed, draws, people.name, trials, len(people.group))
 
 
-def _moved_by_seeds(by_seed: np.ndarray, weights: np.ndarray, repeats: int, rng: np.random.Generator) -> np.ndarray:
+def _moved_by_seeds(
+    by_seed: np.ndarray, weights: np.ndarray, same: np.ndarray, repeats: int, rng: np.random.Generator
+) -> np.ndarray:
     """How far other seeds might move means over seeds: float (v, s, g), shares of the groups (g,) -> (repeats, v, g), around 0.
 
     Two or three seeds say little of how much seeds do. Each variant's own spread, as that of a normal distribution, would be too
     small as often as too large, and what is too small is what gets shown. So a variant moves by its own spread or by that of all
     variants together, whichever is larger, and by Student's t with the degrees of freedom of all: v (s - 1). Groups move as
     they did together in the trainings.
+
+    same: int (v,), equal for variants that are the same trainings judged in several ways. Such trainings count once. They move
+    as they are judged first; judged in another way they move along, and by what the difference between the two ways does over
+    seeds, by Student's t with s - 1 degrees of freedom, since only these trainings tell of it.
     """
-    variants, seeds, groups = by_seed.shape
+    seeds, groups = by_seed.shape[1:]
+    _, first, training = np.unique(same, return_index=True, return_inverse=True)
+    variants = len(first)
     freedom = variants * (seeds - 1)
-    apart = by_seed - by_seed.mean(axis=1, keepdims=True)
+    every = by_seed - by_seed.mean(axis=1, keepdims=True)
+    apart = every[first]
     own = ((apart @ weights) ** 2).sum(axis=1)
     half = (repeats + 1) // 2
-    by_own = np.einsum("rvs,vsg->rvg", rng.standard_normal((half, variants, seeds)), apart)
+    normal = rng.standard_normal((half, variants, seeds))
+    by_own = np.einsum("rvs,vsg->rvg", normal, apart)
     by_all = rng.standard_normal((half, variants, variants * seeds)) @ apart.reshape(-1, groups) / np.sqrt(variants)
-    moved = np.where((own >= own.mean())[:, None], by_own, by_all) / np.sqrt(seeds * (seeds - 1))
+    moved = np.where((own >= own.mean())[:, None], by_own, by_all)
     moved /= np.sqrt(rng.chisquare(freedom, half) / freedom)[:, None, None]
+    again = np.einsum("rvs,vsg->rvg", normal[:, training], every - apart[training])  # 0 for those that are judged first
+    if again.any():
+        again /= np.sqrt(rng.chisquare(seeds - 1, half) / (seeds - 1))[:, None, None]
+    moved = (moved[:, training] + again) / np.sqrt(seeds * (seeds - 1))
     return np.concatenate([moved, -moved])[:repeats]  # each with its opposite: the mean of draws with long tails is no centre
 
 

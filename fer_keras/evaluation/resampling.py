@@ -49,7 +49,8 @@ def make_units(group: np.ndarray, truth: np.ndarray | None = None, clusters: np.
 
     Strata are the true labels, so that groups of a different mix of labels do not differ by that alone. An identity has
     several: its stratum is its commonest label and its number of faces (1, 2-3, 4-7, ...). An identity whose faces are in
-    several groups counts as one unit in each, which makes intervals wider, not narrower.
+    several groups counts as one unit in each. Where it is much alike in all of them, intervals of differences between groups are
+    wider for that, but those of figures over all groups are far too narrow; `bootstrap_sums` draws it whole if told who is who.
     """
     count = len(group)
     truth = np.zeros(count, np.int64) if truth is None else np.unique(truth, return_inverse=True)[1]
@@ -74,22 +75,41 @@ def person_units(people: np.ndarray | None) -> Units | None:
     return units if units.identities else None
 
 
-def bootstrap_sums(values: np.ndarray, units: Units, repeats: int, rng: np.random.Generator) -> np.ndarray:
+def bootstrap_sums(
+    values: np.ndarray, units: Units, repeats: int, rng: np.random.Generator, persons: np.ndarray | None = None
+) -> np.ndarray:
     """Sums of a stratified bootstrap: each group is drawn anew from its own units, with as many as it has.
 
-    values: float32 (u, m). Returns float64 (repeats, groups, m).
+    values: float32 (u, m). persons: int64 (u,), whose each unit is, 0, 1, ...; where somebody has units in several groups, whole
+    persons are drawn from all, as many as there are, and each brings what is theirs in every group.
+    Returns float64 (repeats, groups, m).
     """
     sums = np.empty((repeats, units.groups, values.shape[1]))
-    for group in range(units.groups):
-        mine = values[units.group == group]
-        count = len(mine)
-        step = max(1, _CELLS // count)
-        for start in range(0, repeats, step):
-            some = min(step, repeats - start)
-            picks = rng.integers(0, count, (some, count)) + np.arange(some)[:, None] * count
-            weights = np.bincount(picks.ravel(), minlength=some * count).reshape(some, count)
-            sums[start : start + some, group] = weights.astype(np.float32) @ mine
+    members = [np.flatnonzero(units.group == group) for group in range(units.groups)]
+    if persons is None or len(np.unique(persons)) == len(persons):
+        for group, mine in enumerate(members):
+            for part, weights in _drawn_weights(len(mine), repeats, rng):
+                sums[part, group] = weights @ values[mine]
+        return sums
+    there = np.empty((repeats, units.groups), bool)
+    for part, weights in _drawn_weights(int(persons.max()) + 1, repeats, rng):
+        for group, mine in enumerate(members):
+            each = weights[:, persons[mine]]
+            sums[part, group], there[part, group] = each @ values[mine], each.any(axis=1)
+    for group in range(units.groups):  # a small group may have nobody in a repeat, and then no share: it has another repeat's
+        lacking = np.flatnonzero(~there[:, group])
+        sums[lacking, group] = sums[rng.choice(np.flatnonzero(there[:, group]), len(lacking)), group]
     return sums
+
+
+def _drawn_weights(count: int, repeats: int, rng: np.random.Generator) -> Iterator[tuple[slice, np.ndarray]]:
+    """How often each of `count` is drawn in each repeat: (which repeats, float32 (some, count)), some repeats at a time."""
+    step = max(1, _CELLS // count)
+    for start in range(0, repeats, step):
+        some = min(step, repeats - start)
+        picks = rng.integers(0, count, (some, count)) + np.arange(some)[:, None] * count
+        weights = np.bincount(picks.ravel(), minlength=some * count).reshape(some, count)
+        yield slice(start, start + some), weights.astype(np.float32)
 
 
 def permutation_sums(values: np.ndarray, units: Units, permutations: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -242,7 +262,8 @@ def agreement_draws(count: int, repeats: int, rng: np.random.Generator) -> np.nd
     """What the difference of two shares may be that were alike in each of `count` units: float (repeats,), around 0.
 
     A bootstrap would always give 0. From Jeffreys' Dirichlet distribution: 1/2 for a unit that only the one has, 1/2 for one
-    that only the other has, count + 1/2 for all where they are alike.
+    that only the other has, count + 1/2 for all where they are alike. Added to a bootstrap it stands for units that might have
+    differed and did not; it weighs about as much as one that does.
     """
     more, less, _ = rng.dirichlet((0.5, 0.5, count + 0.5), repeats).T
     return more - less

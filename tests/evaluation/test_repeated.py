@@ -124,6 +124,87 @@ def test_what_three_seeds_tell_is_shown_where_it_is_far_above_their_spread():
     assert told >= 19
 
 
+def persons_in_every_group(persons, groups, rng):
+    """(correct bool (2, 1, n), groups, persons) of two equally good variants, each with persons that it finds hard."""
+    hard = rng.normal(0, 1.5, (2, persons, 1))
+    correct = rng.uniform(size=(2, persons, groups)) < 1 / (1 + np.exp(-0.8 - hard))
+    names = np.tile([f"group {index}" for index in range(groups)], persons)
+    return correct.reshape(2, 1, -1), names, np.repeat([f"person {index}" for index in range(persons)], groups)
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_persons_with_a_face_in_each_group_are_not_taken_for_as_many_persons_as_faces(compared):
+    """5% of 100 tries is 5, and 11 are past chance (p < 0.02); as single faces they gave 25."""
+    rng, alarms, held, of_gap = np.random.default_rng(6), 0, 0, 0
+    chances = 1 / (1 + np.exp(-0.8 - np.random.default_rng(7).normal(0, 1.5, 10**5)))
+    for _ in range(100):
+        correct, groups, persons = persons_in_every_group(40, 8, rng)
+        found = judge_repeated(correct, groups if compared else None, clusters=persons, min_n=1, repeats=400)
+        assert found.units == "identities"
+        alarms += found.differences(0, [1], ["accuracy"])[0][0]["shown"]
+        of_gap += compared and found.differences(0, [1], ["gap"])[0][0]["shown"]
+        figures = found.describe(0)["accuracy"]
+        held += figures["low"] <= chances.mean() <= figures["high"]
+    assert alarms <= 10 and of_gap <= 10
+    assert held >= 89
+
+
+def test_variants_that_agree_on_every_face_agree_on_as_many_persons_as_there_are():
+    same, groups, persons = persons_in_every_group(40, 8, np.random.default_rng(0))
+    whole = judge_repeated(same[[0, 0]], groups, clusters=persons, min_n=1)
+    single = judge_repeated(np.arange(40).reshape(1, 1, 40).repeat(2, axis=0) > 9, None)
+    highs = [found.differences(0, [1], ["accuracy"])[0][0]["high"] for found in (whole, single)]
+    assert highs[0] == pytest.approx(highs[1], rel=0.2)
+
+
+def judged_twice(rates, gains, n):
+    """bool (2, s, n): seeds right on these shares of faces, and the same trainings judged in a way that is right on more."""
+    hard = (np.arange(n) + 0.5) / n
+    return np.stack([hard < np.array(each)[:, None] for each in (rates, np.add(rates, gains))])
+
+
+def test_the_same_trainings_judged_in_two_ways_differ_by_seed_as_far_as_their_difference_does():
+    """Student's t over five differences; seeds by themselves vary by 0.06, which moves both alike."""
+    gains = np.array([0.02, 0.03, 0.01, 0.025, 0.015])
+    correct = judged_twice([0.66, 0.70, 0.74, 0.78, 0.82], gains, 40_000)
+    ((entry,),) = judge_repeated(correct, None, trainings=[4, 4], repeats=8000).differences(0, [1], ["accuracy"])
+    of_faces = np.sqrt((correct[1].mean(axis=0) - correct[0].mean(axis=0)).var() / 40_000)
+    expected = np.hypot(1.96 * of_faces, 2.776 * gains.std(ddof=1) / np.sqrt(5))
+    assert entry["difference"] == pytest.approx(0.02)
+    assert (entry["high"] - entry["low"]) / 2 == pytest.approx(expected, rel=0.1)
+    assert entry["shown"] and entry["p"] < 0.02
+
+
+def test_trainings_that_are_judged_twice_count_once():
+    rng, rates = np.random.default_rng(0), [0.5, 0.6, 0.8]
+    others = rng.uniform(size=(2, 3, 900)) < 0.7
+    once = np.concatenate([judged_twice(rates, 0, 900)[:1], others])
+    twice = np.concatenate([once, judged_twice(rates, 0.01, 900)[1:]])
+    expected = judge_repeated(once, None)
+    found = judge_repeated(twice, None, trainings=[0, 1, 2, 0])
+    assert [found.describe(variant) for variant in range(3)] == [expected.describe(variant) for variant in range(3)]
+    assert found.differences(0, [1, 2], ["accuracy"]) == expected.differences(0, [1, 2], ["accuracy"])
+
+
+def test_the_same_trainings_judged_in_two_ways_are_seldom_called_different_where_they_are_not():
+    """Each way does to each training what it does (0.01), nothing in the mean: 5% of 100 is 5, 11 are past chance."""
+    rng, alarms = np.random.default_rng(8), 0
+    for _ in range(100):
+        hard, middle = rng.uniform(size=900), rng.normal(0.75, 0.03, 3)
+        rates = np.stack([middle, middle + rng.normal(0, 0.01, 3)])[..., None]
+        correct = hard + rng.normal(0, 0.05, (1, 3, 900)) + rng.normal(0, 0.03, (2, 3, 900)) < rates
+        found = judge_repeated(correct, None, trainings=[0, 0], repeats=400)
+        alarms += found.differences(0, [1], ["accuracy"])[0][0]["shown"]
+    assert alarms <= 10
+
+
+def test_faces_that_are_not_compared_by_group_have_an_accuracy_and_no_gap():
+    correct, _ = answers([(0.7, 0.6), (0.7, 0.7)], 2, 60, np.random.default_rng(0))
+    found = judge_repeated(correct, None, repeats=200)
+    assert list(found.describe(0)) == ["accuracy"]
+    assert found.describe(0)["accuracy"]["by_seed"] == pytest.approx(correct[0].mean(axis=1).tolist())
+
+
 def shown(figure, before, after, n, tries):
     """In how many of `tries` a difference is shown between trainings of these true accuracies by group, n faces each."""
     groups = np.repeat([f"group {index}" for index in range(len(before))], n)
@@ -194,6 +275,18 @@ def test_the_gap_of_level_groups_is_as_uncertain_as_that_of_the_smallest_of_them
     level = np.arange(820) % 5 > 0
     widths = [bootstrap_gap(level[groups != left_out], groups[groups != left_out])["high"] for left_out in "ac"]
     assert bootstrap_gap(level, groups)["high"] > 0.9 * widths[0] > 2 * widths[1] > 0
+
+
+@pytest.mark.parametrize("few", [1, 2, 3])
+def test_variants_that_differ_on_a_face_or_two_are_not_called_different(few):
+    """Even where all of three are in one direction: of coins that happens one time in four."""
+    for seed in range(20):
+        correct = np.tile(np.arange(200) % 10 < 7, (2, 1, 1))
+        correct[1, 0, 10 * np.arange(few)] = False
+        found = judge_repeated(correct, np.repeat(["a", "b"], 100), repeats=400, seed=seed)
+        ((entry,),) = found.differences(0, [1], ["accuracy"])
+        assert entry["difference"] == pytest.approx(-few / 200)
+        assert not entry["shown"] and entry["high"] > 0
 
 
 @pytest.mark.parametrize("figure", ["accuracy", "a"])

@@ -53,6 +53,29 @@ def test_a_bootstrap_draws_each_group_with_as_many_units_as_it_has():
         assert draws[:, index, 1].std() == pytest.approx(each.std() * np.sqrt(len(each)), rel=0.06)
 
 
+def test_persons_in_several_groups_are_drawn_whole():
+    """Twelve persons with a face in each of two groups, a third of them in a third: all bring as many times what is theirs."""
+    person, group = np.tile(np.arange(12), 3)[:28], np.repeat([0, 1, 2], 12)[:28]
+    units = resampling.make_units(group, None, person.astype(str))
+    values, persons = units.sums(np.eye(12)[person]), np.empty(28, int)
+    persons[units.of_row] = person
+    draws = resampling.bootstrap_sums(values, units, 3000, np.random.default_rng(0), persons)
+    assert (draws[:, 0] == draws[:, 1]).all() and (draws[:, 0].sum(axis=1) == 12).all()
+    assert draws[:, 0].var(axis=0).mean() == pytest.approx(11 / 12, rel=0.05)
+    # The third group has nobody in (2/3)^12 of repeats, and then what it has in another.
+    assert draws[:, 2].sum(axis=1).min() >= 1
+    alike = (draws[:, 0, :4] == draws[:, 2, :4]).all(axis=1)
+    assert 0 < (~alike).sum() < 3 * 3000 * (2 / 3) ** 12
+
+
+def test_persons_who_are_in_one_group_each_change_no_draw():
+    group, truth, person, outcome = people()
+    units = resampling.make_units(group, truth, person)
+    values = units.sums(outcome[:, None].astype(float))
+    drawn = [resampling.bootstrap_sums(values, units, 200, np.random.default_rng(0), *whose) for whose in ((), (np.arange(60),))]
+    assert np.array_equal(*drawn)
+
+
 def test_permutations_exchange_groups_within_a_label_only():
     group, truth, _, _ = people()
     units = resampling.make_units(group, truth)

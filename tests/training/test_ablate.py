@@ -8,18 +8,21 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
+from bands import banded_faces, write_faces
 from commandline import refused, run
 from sklearn.metrics import f1_score
 from tiny_runs import LABELS, write_bars
 
 from fer_keras.errors import ConfigError
-from training import ablate, loop
+from fer_keras.files import alone
+from training import ablate, loop, variants
 from training.config import TrainConfig
 from training.run_folder import RunFolder
 
 SETTINGS = ["--layers", "8,16", "--convs-per-stage", "1", "--batch-size", "16", "--dropout", "0", "--lr", "0.02"]
 SETTINGS += ["--epochs", "14", "--no-augment", "--no-tensorboard", "--repeats", "200"]
 USELESS = "hardly a step: lr=1e-9 epochs=1"
+STILL = "rotate=0 shift=0 brightness=0 contrast=0"
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +115,108 @@ def test_the_report_names_what_was_changed(out, dataset, capsys):
         (["--vary", "\u00e9: lr=1", "--vary", "e\u0301: lr=2"], "one of that name"),
         (["--vary", "a: finetune_lr=1e-5"], "--vary 'a': --finetune-lr changes nothing here"),
         (["--vary", "a: lr=1", "--no-augment", "--zoom", "0.4"], "--zoom changes nothing here"),
+        (["--vary", "a: balance=gender2"], "a-seed0: can't balance by gender2; "),
+        (["--vary", "a: targets=soft"], "has no FER+ votes"),
+        (["--vary", f"a: balance=gender balance_by=augment flip=false {STILL}"], "a-seed0: new pictures are made by flip"),
     ],
 )
 def test_what_does_not_fit_is_refused(dataset, tmp_path, capsys, words, expected):
     assert expected in refused(ablate.main, capsys, "--data", dataset.path, "--out", tmp_path / "out", *words)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_report_is_not_replaced_by_one_that_tells_of_less(out, dataset, capsys, monkeypatch):
+    before = (out / "ablate.json").read_bytes()
+    words = ["--data", dataset.path, "--out", out, *SETTINGS, "--seeds", 1, "--vary", "larger steps: lr=0.1"]
+    told = refused(ablate.main, capsys, *words, "--mirror")
+    assert "has a report that tells of 'hardly a step' too; ask for that as well (--vary and --mirror), or choose an" in told
+    told = refused(ablate.main, capsys, *words, "--vary", USELESS)
+    assert "tells of 'as it is, each face mirrored too' too" in told
+    assert (out / "ablate.json").read_bytes() == before
+    assert not (out / "runs" / "larger-steps-seed0").exists()
+    # With those of before, and more seeds, it goes on.
+    asked = []
+
+    def note(planned, *others):
+        asked.extend(variant.name for variant in planned)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(ablate.variants, "train_variants", note)
+    assert "enough" in refused(ablate.main, capsys, *words, "--mirror", "--vary", USELESS, "--seeds", 2)
+    assert len(asked) == 6 and "larger-steps-seed1" in asked
+
+
+def variant(dataset, name="x", **settings):
+    rows = {split: dataset.rows(split) for split in ("train", "validation")}
+    settings = {"data": str(dataset.path), "layers": [8], "convs_per_stage": [1], **settings}
+    return variants.Variant(name, TrainConfig.from_dict(settings).resolved(), rows)
+
+
+def test_a_run_without_one_finished_epoch_is_made_anew(dataset, tmp_path, monkeypatch):
+    fitted = []
+
+    def fails(run, data):
+        fitted.append(run.config["lr"])
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(variants, "_fit", fails)
+    for lr in (0.5, 0.1):
+        with pytest.raises(ConfigError, match="enough"):
+            variants.train_variants([variant(dataset, lr=lr)], dataset, tmp_path)
+    assert fitted == [0.5, 0.1]
+    path = tmp_path / "runs" / "x"
+    (path / "lock").touch()  # a process that was killed leaves it behind
+    with alone(path / "lock", "busy"), pytest.raises(ConfigError, match="is being trained by another process"):
+        variants.train_variants([variant(dataset, lr=0.2)], dataset, tmp_path)
+    (path / "state").mkdir()
+    (path / "state" / "state.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"made otherwise: --lr was 0.1, now 0.2; choose another --out"):
+        variants.train_variants([variant(dataset, lr=0.2)], dataset, tmp_path)
+    assert fitted == [0.5, 0.1]
+
+
+def test_what_another_command_made_of_a_run_meanwhile_is_not_taken_for_ones_own(dataset, tmp_path, monkeypatch):
+    planned, fitted = [variant(dataset, "x", lr=0.5), variant(dataset, "y", lr=0.5)], []
+
+    def fit(run, data):
+        fitted.append((run.name, run.config["lr"]))
+        if len(fitted) == 1:  # the other command, as far as making the folder
+            with pytest.raises(ConfigError, match="enough"):
+                variants.train_variants([variant(dataset, "y", lr=0.1)], dataset, tmp_path)
+        elif len(fitted) == 2:
+            raise ConfigError("enough")
+
+    monkeypatch.setattr(variants, "_fit", fit)
+    runs = variants.train_variants(planned, dataset, tmp_path)
+    assert fitted == [("x", 0.5), ("y", 0.1), ("y", 0.5)]
+    assert RunFolder.open(runs[1].path).config["lr"] == runs[1].config["lr"] == 0.5
+
+
+def mirrored_only(path, folder, labels, persons):
+    """ablate.json of one training, mirrored too, judged on test faces of these labels and persons."""
+    count = len(labels)
+    faces, names = banded_faces(30)
+    tested = np.resize(faces, (count, *faces.shape[1:]))
+    splits = ["train"] * 20 + ["validation"] * 10 + ["test"] * count
+    people = [f"learnt {index}" for index in range(30)] + persons
+    write_faces(path, np.concatenate([faces, tested]), [*names, *labels], splits, identity=people)
+    words = ["--data", path, "--out", folder, *SETTINGS, "--epochs", "1", "--seeds", "1", "--mirror"]
+    assert ablate.main([str(word) for word in words]) == 0
+    return json.loads((folder / "ablate.json").read_text())
+
+
+def test_faces_of_a_person_go_together_whatever_they_show(tmp_path):
+    persons = np.repeat([f"tested {index}" for index in range(20)], 2).tolist()
+    result = mirrored_only(tmp_path / "data", tmp_path / "out", ["neutral", "happiness"] * 20, persons)
+    assert result["units"] == "identities"
+    assert "95% intervals over identities of one training each" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_test_faces_of_one_class_have_an_accuracy_like_any_others(tmp_path):
+    result = mirrored_only(tmp_path / "data", tmp_path / "out", ["happiness"] * 12, [""] * 12)
+    found = result["variations"]["as it is"]
+    assert found["recall"] == {"happiness": found["accuracy"]["mean"]}
+    assert found["accuracy"]["low"] <= found["accuracy"]["mean"] <= found["accuracy"]["high"]
 
 
 def test_one_seed_is_told_for_what_it_is(out, result):

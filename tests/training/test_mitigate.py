@@ -120,6 +120,12 @@ def test_given_again_it_trains_only_what_is_missing(data, out, result, tmp_path)
     assert again["methods"]["none"]["accuracy"]["std"] is None
 
 
+def test_a_report_is_not_replaced_by_one_without_its_methods(data, out, capsys):
+    assert command(data, out, "--methods", "weight", "--seeds", "2") == 2
+    assert "tells of 'resample' too; ask for that as well (--methods), or choose another --out" in capsys.readouterr().err
+    assert not (out / "runs" / "weight-seed0").exists()
+
+
 def test_other_settings_do_not_go_into_the_same_folder(data, out, capsys):
     assert command(data, out, "--methods", "none,resample", "--lr", "0.5") == 2
     assert re.search(r"none-seed0 was made otherwise: --lr was 0.02, now 0.5; choose another --out", capsys.readouterr().err)

@@ -150,6 +150,11 @@ def test_given_again_it_trains_nothing_and_says_the_same(data, out):
     assert json.loads((out / "robustness.json").read_text()) == said
 
 
+def test_a_report_is_not_replaced_by_one_without_its_levels(data, out, capsys):
+    assert command(data, out, "--levels", "0,0.5") == 2
+    assert "tells of 1.0 too; ask for that as well (--levels), or choose another --out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
