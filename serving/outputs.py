@@ -6,10 +6,11 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fer_keras.errors import DataError
+from fer_keras.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +78,39 @@ def _line(number: int, face: Face, recognizer: JointRecognizer) -> str:
 
 
 HEADER = f"{'picture':<{_NAME_WIDTH}}  face  {'box (x1,y1,x2,y2)':<21}  {'label':<12} {'sure':>5}"
+
+
+class DrawnCopies:
+    """Which files of a folder are copies that were drawn before, so that nothing else is ever written over.
+
+    They are listed in a hidden file of the folder, one JSON text a line. Raises ConfigError where that can't be read.
+    """
+
+    LIST = ".fer-keras-drawn"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            lines = (folder / self.LIST).read_text(encoding="utf-8").splitlines()
+            self._own = {folder / json.loads(line) for line in lines}
+        except (FileNotFoundError, NotADirectoryError):
+            self._own = set()
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{folder / self.LIST}, the list of drawn copies, can't be read; name another folder") from error
+
+    def refuse_strangers(self, targets: Iterable[Path]) -> None:
+        """Raise ConfigError where a copy would take the place of a file that was not drawn."""
+        for target in targets:
+            if os.path.lexists(target) and target not in self._own:
+                raise ConfigError(f"--draw would write over {shown(target)}, which is no drawn copy; name another folder")
+
+    def note(self, target: Path) -> None:
+        """Note a copy, before it is drawn: a run that was killed in between finds its own ones again."""
+        if target not in self._own:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with naming(self._folder / self.LIST), open(self._folder / self.LIST, "a", encoding="utf-8") as file:
+                file.write(json.dumps(os.path.relpath(target, self._folder)) + "\n")
+            self._own.add(target)
 
 
 class CsvWriter:

@@ -17,6 +17,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import sys
 import tempfile
 import traceback
@@ -77,7 +78,7 @@ def build_parser() -> cli.CommandParser:
         help="with --combine weighted: one for each model; default: by the accuracies they were exported with",
     )
     parser.add_argument("--crop", choices=("auto", "none"), default="auto", help="none: each picture is a face already")
-    parser.add_argument("--detector", choices=DETECTORS, default="mtcnn", help="what finds the faces (default %(default)s)")
+    parser.add_argument("--detector", choices=DETECTORS, help=f"what finds the faces (default {DETECTORS[0]})")
     parser.add_argument("--min-face", type=cli.positive_int, metavar="PX", help="smallest face looked for, in pixels")
     parser.add_argument(
         "--runtime", choices=("auto", *RUNTIMES), default="auto", help="what runs the models (default %(default)s)"
@@ -131,8 +132,11 @@ def _command(args: argparse.Namespace) -> int:
     unread: list[str] = []
     files, of_videos = _find(args, unread)
     _check_options(args, of_videos)
+    args.detector = args.detector or DETECTORS[0]
     copies = plan_copies(files, Path(args.draw), VIDEO_COPIES if of_videos else PICTURE_COPIES) if args.draw else {}
     _check_outputs(args, files, copies)
+    if args.draw:
+        outputs.DrawnCopies(Path(args.draw)).refuse_strangers(copies.values())
     paths = find_models(args.model)
     if args.parquet:
         videos.check_parquet()
@@ -191,6 +195,8 @@ def _check_options(args: argparse.Namespace, of_videos: bool) -> None:
         if args.crop == "none":
             raise ConfigError("--crop none is for pictures that are faces already; in a video faces are looked for")
         return
+    if args.crop == "none" and args.detector:
+        raise ConfigError("--detector is for --crop auto; with --crop none no face is looked for")
     if args.crop == "none" and args.min_face:
         raise ConfigError("--min-face is for --crop auto; with --crop none no face is looked for")
     for option in ("parquet", "report", "every", "detect_every", "smoothing", "restart"):
@@ -277,30 +283,45 @@ def _pictures(
     about = {"crop": args.crop, "detector": args.detector if detector else None}
     with contextlib.ExitStack() as stack:
         writers: dict[str, outputs.CsvWriter | outputs.JsonWriter] = {}
+        table: IO[str] | None = None
+        drawn = outputs.DrawnCopies(Path(args.draw or ""))
 
         def opened(name: str) -> IO[str]:
             stack.enter_context(outputs.naming(name))  # its last lines are written as it is closed
             return stack.enter_context(writing_whole(name, text=True))
 
         if args.csv:
-            writers[args.csv] = outputs.CsvWriter(opened(args.csv), recognizer)
+            table = opened(args.csv)
+            writers[args.csv] = outputs.CsvWriter(table, recognizer)
         if args.json:
             writers[args.json] = outputs.JsonWriter(opened(args.json), recognizer, about)
         print(outputs.HEADER)
         progress = stack.enter_context(tqdm(total=len(pictures), unit="picture", disable=None, leave=False))
-        for result in predict_pictures(pictures, recognizer, detector, keep_pixels=bool(copies)):
-            for line in outputs.lines_of(result, recognizer):
-                tqdm.write(line, file=sys.stdout)
-            for name, writer in writers.items():
-                with outputs.naming(name):
-                    writer.add(result)
-            if result.pixels is not None:
-                _draw(result, recognizer, copies[result.picture.path])
-            counts["pictures"] += 1
-            counts["faces"] += len(result.faces)
-            counts["unreadable"] += result.error is not None
-            counts["without_face"] += result.error is None and not result.faces
-            progress.update()
+        try:
+            for result in predict_pictures(pictures, recognizer, detector, keep_pixels=bool(copies)):
+                for line in outputs.lines_of(result, recognizer):
+                    tqdm.write(line, file=sys.stdout)
+                for name, writer in writers.items():
+                    with outputs.naming(name):
+                        writer.add(result)
+                if result.pixels is not None:
+                    copy = copies[result.picture.path]
+                    drawn.note(copy)
+                    _draw(result, recognizer, copy)
+                counts["pictures"] += 1
+                counts["faces"] += len(result.faces)
+                counts["unreadable"] += result.error is not None
+                counts["without_face"] += result.error is None and not result.faces
+                progress.update()
+        except KeyboardInterrupt:
+            progress.close()
+            if table and counts["pictures"]:  # hours of work, perhaps
+                table.flush()
+                part = f"{args.csv}.unfinished{Path(args.csv).suffix}"
+                shutil.copyfile(table.name, part)
+                done = f"stopped after {counts['pictures']} of {len(pictures)} pictures"
+                print(f"{done}; their rows are in {part}", file=sys.stderr)
+            raise
         for name, writer in writers.items():
             if isinstance(writer, outputs.JsonWriter):
                 with outputs.naming(name):
@@ -457,6 +478,7 @@ def _drawn(path: Path, rows: Iterable[videos.FrameRows], labels: Sequence[str], 
     """Draw a video; False where that can't be done, which is told. Raises OSError where the disk is full."""
     try:
         with outputs.naming(copy):
+            outputs.DrawnCopies(Path(args.draw)).note(copy)
             videos.draw_video(path, rows, labels, copy, args.every or 1)
     except Exception as error:  # whatever a film is like, it must not keep the others from being drawn
         if isinstance(error, OSError) and error.errno in DISK_FULL:

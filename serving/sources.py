@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fer_keras.errors import ConfigError, FerError
-from serving.decoder import FilmClock, pixel_aspect, with_square_pixels
+from serving.decoder import FilmClock, pixel_aspect, unreadable, with_square_pixels
 from serving.outputs import for_opencv, shown
 
 
@@ -159,6 +159,9 @@ class CaptureSource:
         if not capture.isOpened():
             capture.release()
             raise SourceLostError(f"{self.title} can't be opened")
+        if not self.live and (problem := unreadable(capture, self.address)):
+            capture.release()
+            raise SourceLostError(f"{self.title} {problem}")
         self._capture, self._aspect = capture, pixel_aspect(capture)
         if self._clock and self._clock.read:  # the position goes on after what was played before
             self._start_s = self._position_s + self._clock.step_s

@@ -263,6 +263,8 @@ def test_a_film_that_opencv_would_die_of_is_told(tmp_path):
         videos.VideoReader(film)
     with pytest.raises(uploads.RequestError, match="the video is stored without compression from its lowest row up"):
         next(uploads.read_video(film, 10**6, 60, 15))
+    with pytest.raises(sources.SourceLostError, match="is stored without compression from its lowest row up"):
+        sources.CaptureSource(str(film), "film", live=False).open()
 
 
 @pytest.fixture
@@ -286,7 +288,7 @@ def test_a_film_that_can_not_be_drawn_is_told_and_the_others_are(batch, capsys):
         f"written: {name}" for name in ("rows.csv", "page.html", "drawn")
     ]
     assert lines[-1] == "1 video could not be drawn; the warnings above say why"
-    assert sorted(os.listdir("drawn")) == ["a.mp4", "c.mp4"]
+    assert sorted(os.listdir("drawn")) == [".fer-keras-drawn", "a.mp4", "c.mp4"]
     assert sorted(os.listdir()) == ["batch", "drawn", "page.html", "rows.csv"]
     assert {row["path"] for row in rows("rows.csv")} == {f"batch/{name}" for name in ("a.mp4", "b.mkv", "c.mp4")}
 
@@ -317,13 +319,19 @@ def test_a_full_disk_stops_the_drawing_by_name_with_the_table_there_and_the_same
     code, _, errors = run(capsys, *words)
     assert code == 2 and errors[-1].endswith("error: [Errno 28] No space left on device: 'drawn/b.mp4'")
     assert f"the rows so far are in {tmp_path / 'rows.csv'}; the same command goes on from there" in errors
-    assert len(rows("rows.csv")) == 75 and Path("page.html").is_file() and os.listdir("drawn") == ["a.mp4"]
+    assert (
+        len(rows("rows.csv")) == 75
+        and Path("page.html").is_file()
+        and sorted(os.listdir("drawn")) == [".fer-keras-drawn", "a.mp4"]
+    )
 
     table = Path("rows.csv").read_bytes()
     monkeypatch.setattr(videos, "_frames_in", frames_in)
     code, lines, _ = run(capsys, *words)
     assert code == 0 and lines[0] == f"going on with {tmp_path / 'rows.csv'}: all frames are analysed"
-    assert sorted(os.listdir("drawn")) == ["a.mp4", "b.mp4", "c.mp4"] and Path("rows.csv").read_bytes() == table
+    assert (
+        sorted(os.listdir("drawn")) == [".fer-keras-drawn", "a.mp4", "b.mp4", "c.mp4"] and Path("rows.csv").read_bytes() == table
+    )
     assert sorted(os.listdir()) == ["a.mp4", "b.mp4", "c.mp4", "drawn", "page.html", "rows.csv"]
 
 

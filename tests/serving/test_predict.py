@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -165,7 +167,7 @@ def test_a_folder_gives_a_line_for_everything_in_it(models, album, here, capsys)
     np.testing.assert_allclose(turned, upright, atol=12)
     counts = json.loads((here / "f.json").read_text())["counts"]
     assert counts == {"pictures": 4, "faces": 2, "without_face": 1, "unreadable": 1}
-    assert sorted(path.name for path in (here / "drawn").iterdir()) == ["a.png", "b.jpg", "c.png"]
+    assert sorted(path.name for path in (here / "drawn").iterdir()) == [".fer-keras-drawn", "a.png", "b.jpg", "c.png"]
 
 
 def test_drawn_copies_have_the_box_and_leave_the_original_alone(models, album, photo, here, capsys):
@@ -381,7 +383,7 @@ def test_small_faces_are_enlarged_until_a_label_can_be_read():
         (["nowhere.png"], "nowhere.png does not exist; name pictures, folders or patterns"),
         (["nothing-*.png"], "no file fits the pattern 'nothing-*.png'"),
         (["empty"], "empty has no picture or video in it"),
-        (["face.png", "--model", "nowhere"], "there is no model 'nowhere'"),
+        (["face.png", "--model", "nowhere"], "there is no model nowhere"),
         (["face.png", "--csv", "empty"], "empty is a folder; --csv names a file"),
         (["face.png", "--csv", "face.png"], "face.png is one of the pictures and would be overwritten"),
         (["face.png", "--csv", "o", "--json", "./o"], "--csv and --json name the same file o"),
@@ -445,3 +447,47 @@ def test_a_small_picture_is_drawn_enlarged_and_a_long_strip_is_not_made_gigabyte
     assert draw_faces(np.zeros((60, 80, 3), np.uint8), [], [], []).shape == (240, 320, 3)
     assert draw_faces(np.zeros((3, 65_000, 3), np.uint8), [], [], []).shape == (3, 65_000, 3)
     assert draw_faces(np.zeros((40, 1500, 3), np.uint8), [], [], []).shape == (80, 3000, 3)
+
+
+def test_drawn_copies_take_the_place_of_drawn_copies_and_of_nothing_else(models, here, capsys):
+    for name, level in (("in/photo.png", 90), ("photo.png", 200)):
+        (here / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (32, 32), level).save(here / name)
+    own = (here / "photo.png").read_bytes()
+    asked = ("in/photo.png", "--model", models / "grey", "--crop", "none", "--draw")
+    code, _, errors = run(capsys, *asked, ".")
+    assert code == 2 and "would write over photo.png, which is no drawn copy" in "\n".join(errors)
+    assert (here / "photo.png").read_bytes() == own
+    for level in (90, 30):
+        Image.new("L", (32, 32), level).save(here / "in" / "photo.png")
+        assert run(capsys, *asked, "drawn")[0] == 0
+    with Image.open(here / "drawn" / "photo.png") as copy:
+        assert np.asarray(copy.convert("L"))[copy.height // 2, copy.width // 2] == 30
+    (here / "drawn" / ".fer-keras-drawn").write_text("photo.png\n")
+    code, _, errors = run(capsys, *asked, "drawn")
+    assert code == 2 and "list of drawn copies, can't be read" in "\n".join(errors)
+
+
+def test_a_run_over_pictures_that_is_stopped_keeps_its_rows(models, here):
+    (here / "in").mkdir()
+    Image.new("L", (32, 32), 90).save(here / "one.png")
+    for number in range(20_000):
+        (here / "in" / f"{number:05d}.png").symlink_to(here / "one.png")
+    command = [sys.executable, "-m", "serving.predict", "in", "--model", models / "grey", "--crop", "none", "--csv", "t.csv"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(predict.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        for _ in range(3):
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    told = re.search(r"stopped after (\d+) of 20000 pictures; their rows are in t.csv.unfinished.csv", errors)
+    assert process.returncode == 130 and told, errors
+    found = rows(here / "t.csv.unfinished.csv")
+    assert [row["path"] for row in found] == [f"in/{number:05d}.png" for number in range(len(found))]
+    assert len(found) - int(told[1]) in (0, 1) and not (here / "t.csv").exists()
+
+
+def test_a_detector_for_what_is_a_face_already_is_refused(models, here, capsys):
+    Image.new("L", (32, 32), 90).save(here / "one.png")
+    code, _, errors = run(capsys, "one.png", "--model", models / "grey", "--crop", "none", "--detector", "haar")
+    assert code == 2 and "--detector is for --crop auto" in "\n".join(errors)
