@@ -12,7 +12,6 @@ rounds alike.
 import argparse
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -50,6 +49,7 @@ def main() -> None:
     from fer_keras.files import write_json
     from fer_keras.inference.runtimes import open_runtime
     from fer_keras.models.exported import load_exported, read_metadata
+    from fer_keras.models.finding import find_model
     from fer_keras.runtime import RUNTIMES, computes_bfloat16
     from training.scoring import fitted
 
@@ -58,8 +58,9 @@ def main() -> None:
     rows = dataset.rows(args.split)
     if not len(rows):
         raise SystemExit(f"{args.data} has no {args.split} faces")
-    load_exported(args.model[0])  # TensorFlow's own first use is not part of any model's loading
-    for path in map(Path, args.model):
+    paths = [find_model(name) for name in args.model]
+    load_exported(paths[0])  # TensorFlow's own first use is not part of any model's loading
+    for path in paths:
         metadata, size = read_metadata(path), sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         start = time.perf_counter()
         model = load_exported(path)

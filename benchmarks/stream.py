@@ -349,13 +349,12 @@ def naive(args: argparse.Namespace, frames: int = 20) -> dict:
 
     from fer_keras.data.images import crop_box, resize, to_channels
     from fer_keras.models.exported import load_keras_model
-    from serving.model_paths import find_model
     from serving.sources import DemoSource
 
     size = tuple(int(side) for side in args.size.split("x"))
     demo = DemoSource(size_wh=size)
     pictures = read_frames(args.source, size, frames + 2) if args.source else [demo.picture(t / 15) for t in range(frames + 2)]
-    detector, model = MTCNN(), load_keras_model(find_model(args.model))
+    detector, model = MTCNN(), load_keras_model(args.model)
     side, channels = model.input_shape[1], model.input_shape[3]
     times, faces = [], 0
     for number, picture in enumerate(pictures):

@@ -93,7 +93,7 @@ def build_parser() -> CommandParser:
         epilog="example:\n  python -m training.apply --model saved_models/ferplus-cnn --data data/ferplus --select rand",
     )
     parser.add_argument(
-        "--model", required=True, help="an exported model (saved_models/NAME), or a run folder (its best weights)"
+        "--model", required=True, help="an exported model (its name or folder), or a run folder (its best weights)"
     )
     scoring.add_face_options(
         parser, data="for a run, the one that it was trained on", split="only faces of this split; default: the whole data set"

@@ -119,7 +119,12 @@ def _command(args: argparse.Namespace) -> int:
     # The last one's, as the one that was trained on; what it started from says that it has a past.
     settings = TrainConfig.from_dict(runs[-1].config, origin=str(runs[-1].path / "config.json"))
     settings = dataclasses.replace(
-        settings, export=args.export, overwrite=args.overwrite, saved_models=args.saved_models, out=None
+        settings,
+        export=args.export,
+        overwrite=args.overwrite,
+        saved_models=args.saved_models,
+        out=None,
+        precision=runs[-1].precision,
     )
     check_export(settings)
     cli.import_tensorflow()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fer_keras.cli import import_tensorflow
 from fer_keras.errors import FerError
 from fer_keras.files import writing_whole
 
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 def choose_precision(requested: str) -> str:
     """The dtype policy to train with. "auto" takes mixed_bfloat16 where it is faster.
 
-    Those are CPUs that compute in it (AMX, AVX512-BF16: docs/results.md) and GPUs since Ampere.
+    Those are CPUs that compute in it (AMX, AVX512-BF16: docs/results.md) and GPUs since Ampere. Asked once a run, when it is
+    made (`RunFolder.precision`): another machine may answer otherwise.
     """
     if requested != "auto":
         return requested
+    import_tensorflow()
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")

@@ -515,7 +515,7 @@ def build_parser() -> CommandParser:
         "--run", action="extend", nargs="+", default=[], metavar="RUN", help="run folders: best and final of each"
     )
     parser.add_argument(
-        "--model", action="extend", nargs="+", default=[], metavar="DIR", help="exported models: saved_models/NAME"
+        "--model", action="extend", nargs="+", default=[], metavar="NAME", help="exported models: names or folders"
     )
     parser.add_argument("--by", required=True, metavar="COLUMN,...", help="group columns; their intersections are judged too")
     scoring.add_face_options(

@@ -41,7 +41,7 @@ class Plan:
 
     settings: those of the members to train, resolved but for the seed of each. members: how many to train. join: paths of
     runs and exported models. combine: what is exported. protocol: how faces get their true labels; None: as usual for the data.
-    data: the data set. mirror: members answer for each face and its mirror image.
+    data: the data set. mirror: members answer for each face and its mirror image. notes: what a reader should know of members.
     """
 
     settings: dict[str, Any]
@@ -51,6 +51,7 @@ class Plan:
     protocol: str | None
     data: str
     mirror: bool = False
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -378,7 +379,7 @@ def _figures(
             }
         )
     known = scoring.persons_learnt_note("the ensemble", learnt["n_persons_learnt"])
-    notes = [*faces.notes, *known, *persons_note(people)]
+    notes = [*plan.notes, *faces.notes, *known, *persons_note(people)]
     if any((member.spec.image_size, member.spec.channels) != input_of([one.spec for one in members]) for member in members):
         notes.append("members take pictures of different size or colour; the ensemble takes the largest and fits them inside")
     if plan.mirror:

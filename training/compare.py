@@ -90,7 +90,8 @@ def compare(
 
 def _settings(run: RunFolder) -> dict[str, Any]:
     aside = ("out", "export", "saved_models", "overwrite", "tensorboard")  # where things were written, not what was trained
-    return {name: value for name, value in scoring.flat(run.config).items() if name not in aside}
+    settings = {**run.config, "precision": run.precision}  # what "auto" came to
+    return {name: value for name, value in scoring.flat(settings).items() if name not in aside}
 
 
 def comparison_text(result: Mapping[str, Any]) -> str:
@@ -154,7 +155,10 @@ def build_parser() -> CommandParser:
         epilog="example:\n  python -m training.compare runs/one runs/two saved_models/ferplus-cnn --data data/ferplus",
     )
     parser.add_argument(
-        "models", nargs="+", metavar="RUN", help="run folders (their best weights) or exported models, two or more"
+        "models",
+        nargs="+",
+        metavar="RUN",
+        help="run folders (their best weights) or exported models (names or folders), two or more",
     )
     scoring.add_face_options(
         parser, data="the one that all the runs were trained on", split="default: test, or validation where there is no test"
@@ -169,11 +173,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    names = scoring.distinct_names(args.models)
+    paths = [scoring.find(path) for path in args.models]
+    names = scoring.distinct_names(paths)
     if len(names) < 2:
         raise ConfigError(f"a comparison needs two models or more, got {len(names)}")
-    dataset = scoring.common_dataset(scoring.runs_among(args.models), args.data)  # before TensorFlow: it may be missing
-    models = [scoring.open_model(path, name) for path, name in zip(args.models, names, strict=True)]
+    dataset = scoring.common_dataset(scoring.runs_among(paths), args.data)  # before TensorFlow: it may be missing
+    models = [scoring.open_model(path, name) for path, name in zip(paths, names, strict=True)]
     result = compare(models, dataset, args.split, args.protocol, args.batch_size)
     print(comparison_text(result))
     if args.json:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from fer_keras.data.pipeline import Augmentation, Mixing
 
 TWO_PHASES = ("densenet121", "densenet169", "densenet201")
+#: The config files that come with the project.
+SHIPPED_CONFIGS = Path(__file__).resolve().parent / "configs"
+#: Of --config.
+FILE_HELP = "settings in a YAML or JSON file, or the NAME of one in training/configs, by the same names; flags win"
 #: How pictures are varied: what makes the new pictures of `--balance-by augment` too, and what does not.
 _OF_NEW = ("flip", "rotate", "shift", "brightness", "contrast")
 _OF_VARIED = ("zoom", "erase", "dark", "blur", "noise")
@@ -59,7 +63,7 @@ class TrainConfig:
     )
     precision: str = _setting(
         "auto",
-        "arithmetic; auto takes mixed_bfloat16 where the hardware is faster with it",
+        "arithmetic; auto takes mixed_bfloat16 where the hardware on which the run is begun is faster with it",
         type=str,
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
@@ -425,14 +429,29 @@ def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = (), d
             )
 
 
+def _find_config(path: Path) -> Path:
+    """The file that is meant: one that is there wins, else the shipped one of this name, with or without .yaml, or path."""
+    if path.exists() or path.parent not in (Path(), Path("training/configs")):
+        return path
+    shipped = SHIPPED_CONFIGS / f"{path.name.removesuffix('.yaml')}.yaml"
+    return shipped if shipped.is_file() else path
+
+
 def read_config_file(path: str | Path) -> dict[str, Any]:
-    """Settings from a YAML or JSON file. Raises ConfigError where it can't be read or is not names and values."""
+    """Settings from a YAML or JSON file, or from a shipped one, by its name (`ferplus-cnn-start`) or by its path in the clone.
+
+    Raises ConfigError where it can't be read or is not names and values.
+    """
     import yaml
 
+    found = _find_config(Path(path))
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(found.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"can't read the config file {path}: {' '.join(str(error).split())}") from error
+        told = " ".join(str(error).split())
+        if not found.exists():
+            told += f"; shipped are {', '.join(sorted(file.stem for file in SHIPPED_CONFIGS.glob('*.yaml')))}"
+        raise ConfigError(f"can't read the config file {path}: {told}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -212,7 +212,12 @@ def build_parser() -> CommandParser:
     kinds = "; ".join(f"{name}: {', '.join(f'{level:g}' for level in kind.levels)}" for name, kind in CORRUPTIONS.items())
     parser = CommandParser(prog="python -m training.corruptions", description=__doc__)
     parser.add_argument(
-        "--model", action="extend", nargs="+", required=True, metavar="DIR", help="exported models, or runs (their best weights)"
+        "--model",
+        action="extend",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help="exported models (names or folders), or runs (their best weights)",
     )
     scoring.add_face_options(
         parser, data="the one that the run was trained on", split="default: test, or validation where there is no test"
@@ -233,9 +238,10 @@ def _command(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise ConfigError(f"a seed is 0 or more, got {args.seed}")
     corruptions = parse_corruptions(cli.words(args.corruptions))
-    dataset = scoring.common_dataset(scoring.runs_among(args.model), args.data)
-    names = scoring.distinct_names(args.model)
-    models = [scoring.open_model(path, name) for path, name in zip(args.model, names, strict=True)]
+    paths = [scoring.find(path) for path in args.model]
+    dataset = scoring.common_dataset(scoring.runs_among(paths), args.data)
+    names = scoring.distinct_names(paths)
+    models = [scoring.open_model(path, name) for path, name in zip(paths, names, strict=True)]
     faces = scoring.choose_faces(models, dataset, args.split, args.protocol)
     result = judge(models, faces, corruptions, split=args.split, seed=args.seed, batch_size=args.batch_size)
     out = Path(args.out) if args.out else scoring.report_folder(models, faces, "corruptions")

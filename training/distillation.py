@@ -17,7 +17,7 @@ import numpy as np
 
 from fer_keras.errors import ConfigError
 from fer_keras.files import writing_whole
-from fer_keras.models.transfer import find_weights
+from fer_keras.models.finding import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def _teacher_path(config: TrainConfig) -> Path:
-    return find_weights(config.teacher, config.saved_models, what="the teacher")
+    return find_model(config.teacher, config.saved_models)
 
 
 def check_teacher(config: TrainConfig, dataset: FaceDataset) -> None:
@@ -147,7 +147,7 @@ def _built_on(config: TrainConfig) -> Iterator[tuple[str, object]]:
         if name is None:
             continue
         try:
-            path = find_weights(name, config.saved_models)
+            path = find_model(name, config.saved_models)
             trained_on = read_metadata(path)["trained_on"]
         except ModelError:  # a file of weights tells nothing of its data, nor does a model that is gone when all is trained
             continue

@@ -44,8 +44,9 @@ def group_dro(loss: keras.losses.Loss, cells: int, step: float) -> keras.losses.
             each = ops.stop_gradient(ops.cast(loss.call(y_true, y_pred), "float32"))
             count = ops.sum(member, axis=0)
             mean = ops.sum(member * each[:, None], axis=0) / ops.maximum(count, 1.0)
-            grown = self.weights * ops.exp(step * mean)
-            self.weights.assign(grown / ops.sum(grown))
+            # By logarithms, as exp(step * loss) alone has no end in float32. A weight that fell to 0 could never grow again.
+            known = ops.maximum(self.weights, np.finfo(np.float32).tiny)
+            self.weights.assign(ops.softmax(ops.log(known) + step * mean))
             # sum over g of q_g * (mean loss of g), written as a weight for each face, so that Keras's own reduction applies.
             share = ops.convert_to_tensor(self.weights) / ops.maximum(count, 1.0) * ops.sum(count)
             of_face = ops.where(cell >= 0, ops.matmul(member, share[:, None])[:, 0], 1.0)

@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+import itertools
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +30,7 @@ from fer_keras.files import may_be_replaced, write_json
 from fer_keras.models.ensemble import COMBINATIONS, common_labels
 from fer_keras.models.exported import MODEL_FILES
 from training import config, scoring, train
+from training.backend import choose_precision
 from training.combining import FEWEST_FACES, FITTED, Member, Plan, choose_faces, combine_members, read_state
 from training.config import TrainConfig
 
@@ -48,7 +52,8 @@ def build_parser() -> cli.CommandParser:
         action="extend",
         default=[],
         metavar="PATH",
-        help="take these too: run folders (their best weights), exported models, or folders of runs (k-fold, ensemble)",
+        help="take these too: run folders (their best weights), exported models (names or folders), or folders of runs (k-fold, "
+        "ensemble)",
     )
     parser.add_argument(
         "--combine",
@@ -59,7 +64,7 @@ def build_parser() -> cli.CommandParser:
         "--mirror", action="store_true", help="members answer for a face and its mirror image, the mean counts; twice the time"
     )
     parser.add_argument("--protocol", choices=targets.PROTOCOLS, help="how a face gets its true label; default: as in evaluate")
-    parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; flags win")
+    parser.add_argument("--config", metavar="FILE", help=config.FILE_HELP)
     parser.add_argument("--resume", metavar="OUT", help="go on with an ensemble that was stopped or killed")
     defaults = {"arch": "random_cnn", "out": "runs/TIME-ensemble", "export": "DATA-ensemble"}
     config.add_settings(parser, defaults=defaults)
@@ -113,15 +118,15 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
     count = args.members if args.members is not None else (0 if args.join else MEMBERS)
     if not 0 <= count <= 999:
         raise ConfigError(f"--members is from 0 to 999, got {count}")
-    joined = joined_members(args.join)
-    if count + len(joined) < 2:
-        has = f"{len(joined)} joined and {count} to train"
-        raise ConfigError(f"an ensemble needs two models or more, got {has}; give --members, or more paths to --join")
     given = config.given_settings(args)
     from_file = config.read_config_file(args.config) if args.config else {}
     if "arch" not in vars(args) and "arch" not in from_file:
         args.arch = "random_cnn"
     settings = config.from_arguments(args, args.config)
+    joined = joined_members(args.join, settings.saved_models)
+    if count + len(joined) < 2:
+        has = f"{len(joined)} joined and {count} to train"
+        raise ConfigError(f"an ensemble needs two models or more, got {has}; give --members, or more models to --join")
     _refuse_idle(given, settings, count)
     runs = [scoring.open_run(member.path) for member in joined if member.is_run]
     if not count or (runs and not settings.data):
@@ -138,16 +143,19 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
         }
     )
     train.check_export(settings)
+    notes = shared_weights(joined)  # reads all weights: what can't be read is told before others are trained for hours
     if count:
-        for member in joined:
-            member.keras_model()  # weights that can't be read are told before others are trained for hours
+        for note in notes:  # the report has them too
+            print(f"note: {note}")
+        # Once for all members, which may be trained on several machines.
+        settings = dataclasses.replace(settings, precision=choose_precision(settings.precision))
     with folder_for(settings.out, "ensemble") as out:
         if not may_be_replaced(out):
             raise ConfigError(taken(out, "ensemble.json"))
         settings = dataclasses.replace(settings, out=str(out))
         paths = [str(member.path.resolve()) for member in joined]
         data = str(dataset.path.resolve())
-        plan = Plan(settings.to_dict(), count, paths, args.combine or "mean", args.protocol, data, args.mirror)
+        plan = Plan(settings.to_dict(), count, paths, args.combine or "mean", args.protocol, data, args.mirror, notes)
         _check_fit(plan, joined, dataset)
         out.mkdir(parents=True, exist_ok=True)
         description = {**dataclasses.asdict(plan), "fingerprint": dataset.fingerprint, "failed": {}}
@@ -195,15 +203,16 @@ def _read_metrics(out: Path) -> dict[str, Any]:
     return read_state(out / "metrics.json") if (out / "metrics.json").is_file() else {}
 
 
-def joined_members(paths: Sequence[str]) -> list[Member]:
-    """Members from paths of runs, exported models, and folders of runs. TensorFlow is not loaded.
+def joined_members(paths: Sequence[str], saved_models: str = "saved_models") -> list[Member]:
+    """Members from paths of runs, exported models (or their names), and folders of runs. TensorFlow is not loaded.
 
+    saved_models: the folder in which models are looked for by name, before the shipped ones.
     Raises ModelError or FerError where one is something else, is not trained yet, or is named twice.
     """
     from fer_keras.models.exported import read_metadata
     from fer_keras.models.registry import ModelSpec
 
-    whole = [one for path in paths for one in _runs_in(Path(path))]
+    whole = [one for path in paths for one in _runs_in(scoring.find(path, saved_models))]
     members = []
     for path, name in zip(whole, scoring.distinct_names(whole), strict=True):
         if scoring.is_run(path):
@@ -216,6 +225,29 @@ def joined_members(paths: Sequence[str]) -> list[Member]:
             members.append(Member(name, path, ModelSpec.from_dict(metadata["spec"]), tuple(metadata["labels"])))
     common_labels({member.name: member.labels for member in members} or {"": ()})
     return members
+
+
+def shared_weights(members: Sequence[Member]) -> list[str]:
+    """What a reader should know of members that are part of another, such as of an ensemble, one sentence each.
+
+    Raises ConfigError for two members that are one model, such as a run and what was exported from it.
+    """
+    cli.import_tensorflow()
+    held = []
+    for member in members:
+        arrays = member.keras_model().get_weights()
+        held.append(Counter((array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest()) for array in arrays))
+    notes = []
+    for first, second in itertools.permutations(range(len(members)), 2):
+        inside, whole = members[first], members[second]
+        if held[first] == held[second]:
+            if first < second and inside.spec == whole.spec:
+                raise ConfigError(f"{inside.name} and {whole.name} have the same weights; name each model once")
+            if first > second:
+                continue
+        if held[first] <= held[second]:
+            notes.append(f"the weights of {inside.name} are in {whole.name} too, so what it says counts twice")
+    return notes
 
 
 def _runs_in(path: Path) -> list[Path]:

@@ -352,6 +352,7 @@ def open_models(runs: Sequence[str], exported: Sequence[str]) -> list[ScoredMode
 
     A single run's keys are "best" and "final", a single exported model's its name; several are NAME and RUN/best.
     """
+    exported = [scoring.find(path) for path in exported]
     names = scoring.distinct_names([*runs, *exported])
     models: list[ScoredModel] = []
     for path, name in zip(runs, names, strict=False):
@@ -374,7 +375,7 @@ def build_parser() -> CommandParser:
         "--run", action="extend", nargs="+", default=[], metavar="RUN", help="run folders: best and final of each"
     )
     parser.add_argument(
-        "--model", action="extend", nargs="+", default=[], metavar="DIR", help="exported models: saved_models/NAME"
+        "--model", action="extend", nargs="+", default=[], metavar="NAME", help="exported models: names or folders"
     )
     protocols = "; ".join(f"{name}: {meaning}" for name, meaning in PROTOCOL_MEANING.items())
     scoring.add_face_options(

@@ -57,9 +57,9 @@ class SerialExecutor:
 class ProcessExecutor:
     """Tasks side by side in processes, each of which takes one after the other.
 
-    jobs: how many processes. The processor's threads are divided among them. log: what they print is appended here.
-    Ctrl-C ends them at once, so tasks must be such that they can be gone on with. SIGTERM does as Ctrl-C; where this process is
-    killed they end too.
+    jobs: how many processes. The processor's threads are divided among them, and with their number rounding changes. log: what
+    they print is appended here. Ctrl-C ends them at once, so tasks must be such that they can be gone on with. SIGTERM does as
+    Ctrl-C; where this process is killed they end too.
     """
 
     def __init__(self, jobs: int, log: Path) -> None:

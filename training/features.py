@@ -21,7 +21,7 @@ from fer_keras.data import pipeline
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import FerError
 from fer_keras.files import read_json, write_json, writing_whole
-from training.backend import arrays_of, choose_precision, choose_strategy, save_weights
+from training.backend import arrays_of, choose_strategy, save_weights
 from training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ _CHANGED = 1000
 class FeatureStore:
     """The backbone, what it starts from, and its features of some rows of a data set.
 
-    config, spec: of the training. folder: where the initial weights are kept, so that a resumed run starts from the same;
-    features too where `keep` is set. rows: int64 (n,) that features are kept of, and of which a backbone without pretrained
-    weights takes the statistics of its batch normalisation (from up to 512 pictures, without their labels).
+    config, spec: of the training; its precision is no longer "auto". folder: where the initial weights are kept, so that a
+    resumed run starts from the same; features too where `keep` is set. rows: int64 (n,) that features are kept of, and of which
+    a backbone without pretrained weights takes the statistics of its batch normalisation (from up to 512 pictures, without
+    their labels).
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class FeatureStore:
     def model(self) -> keras.Model:
         """The whole model; `start` gives it the weights that a training starts from."""
         with self.strategy.scope():
-            return self.spec.build(seed=self.config.seed, precision=choose_precision(self.config.precision))
+            return self.spec.build(seed=self.config.seed, precision=self.config.precision)
 
     def start(self) -> str:
         """Give the model its initial weights, freeze the backbone, and say where its weights come from.

@@ -129,8 +129,8 @@ def plan_folds(
 
     columns: stratified by the label and these group columns; cells of fewer faces than folds count by label alone. Rows of
     one identity, and copies of one picture, are on one side, in the folds and between train and validation. `tell` hears of
-    classes that a fold tests and can't learn. Raises ConfigError for a column that is not there, or more folds than faces or
-    identities.
+    classes that a fold tests and can't learn, and of near copies in other folds. Raises ConfigError for a column that is not
+    there, or more folds than faces or identities.
     """
     known = dataset.group_columns
     if bad := [column for column in columns if column not in known]:
@@ -155,6 +155,11 @@ def plan_folds(
     sides = [(np.isin(rows, part["train"]), np.isin(rows, part["test"])) for part in parts]
     for remark in splits.unlearnable_in_folds(labels, sides):
         tell(remark)
+    if near := _near_copies_across(dataset, rows, picture, parts):
+        tell(
+            f"faces with near copies in other folds (re-encoded, resized, lit otherwise or mirrored): {near}, so figures "
+            "flatter; prepare the data with --drop near_duplicate"
+        )
     return parts
 
 
@@ -171,6 +176,20 @@ def different_pictures(dataset: FaceDataset, rows: np.ndarray) -> tuple[np.ndarr
     _, first, kind = np.unique(features.digests, return_index=True, return_inverse=True)
     order = np.argsort(first)
     return first[order], np.argsort(order)[kind.reshape(-1)]
+
+
+def _near_copies_across(
+    dataset: FaceDataset, rows: np.ndarray, picture: np.ndarray, parts: Sequence[dict[str, np.ndarray]]
+) -> int:
+    """How many rows have near copies, other than equal pixels, in other folds. picture: of `different_pictures`."""
+    from fer_keras.data import cleaning
+
+    fold = np.zeros(len(rows), np.int64)
+    for number, part in enumerate(parts):
+        fold[np.isin(rows, part["test"])] = number
+    everything = np.ones(len(rows), bool)
+    near = cleaning.near_groups(cleaning.perceptual_hashes(dataset.faces, rows), picture, everything)
+    return int(cleaning.near_copies_across(near, picture, fold, everything).sum())
 
 
 def _people_of_pictures(people: np.ndarray | None, first: np.ndarray, picture: np.ndarray) -> np.ndarray | None:
@@ -281,7 +300,8 @@ def shared_features(out: str) -> FeatureStore:
 
     run = KFoldRun.open(out)
     first = run.fold_run(1)
-    return FeatureStore(run.settings, first.spec, run.dataset(), run.path / "features", run.rows, keep=True)
+    settings = dataclasses.replace(run.settings, precision=first.precision)
+    return FeatureStore(settings, first.spec, run.dataset(), run.path / "features", run.rows, keep=True)
 
 
 def run_fold(task: FoldTask) -> dict[str, Any]:

@@ -48,8 +48,13 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument(
         "--protocol", choices=targets.PROTOCOLS, help="how a face gets its true label when it is judged; default: as in evaluate"
     )
-    parser.add_argument("--jobs", type=cli.positive_int, default=1, help="folds side by side, in processes (default %(default)s)")
-    parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; flags win")
+    parser.add_argument(
+        "--jobs",
+        type=cli.positive_int,
+        default=1,
+        help="folds side by side, in processes; on the cores that each has the last digits depend (default %(default)s)",
+    )
+    parser.add_argument("--config", metavar="FILE", help=config.FILE_HELP)
     parser.add_argument("--resume", metavar="OUT", help="go on with a run that was stopped or killed, in the fold it was in")
     parser.add_argument("--evaluate-only", metavar="OUT", help="score the saved folds of a run anew; nothing is trained")
     config.add_settings(parser, without=("export", "overwrite"), defaults={"out": "runs/TIME-ARCH-kfold"})

@@ -7,7 +7,8 @@ What is trained, phase after phase:
                   with --frozen-epochs 0: "scratch", the whole network, its batch normalisation too
 
 After each epoch the weights, the optimizer and the history are on disk, and everything random is a function of (seed,
-epoch), so that a killed run goes on with the result of an unbroken one.
+epoch), so that a killed run goes on with the result of an unbroken one: bit for bit on as many cores, else but for rounding,
+which grows (docs/decisions/0003).
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from fer_keras.data.targets import training_targets
 from fer_keras.errors import TrainingError
 from fer_keras.files import alone, read_json, write_json, writing_whole
 from fer_keras.models import transfer
-from training.backend import choose_precision, choose_strategy, copy_weights, load_state, save_state, save_weights
+from fer_keras.models.finding import find_model
+from training.backend import choose_strategy, copy_weights, load_state, save_state, save_weights
 from training.config import TrainConfig
 from training.distillation import taught, teacher_of_views
 from training.features import FeatureStore
@@ -97,9 +99,10 @@ def fit_one(
 ) -> FitResult:
     """Train one model from `train`, watching `validation`, into `run`; goes on where an earlier call was killed.
 
-    config: resolved settings. The run folder gets best.weights.h5, final.weights.h5, history.csv and metrics.json; best is
-    the epoch of lowest validation loss after epoch `best_after` (of two phases each gives its own, and that of lower loss counts:
-    a frozen phase may end before `best_after`), final the last one. Test rows are never seen here.
+    config: resolved settings; for the precision the run's own counts. The run folder gets best.weights.h5, final.weights.h5,
+    history.csv and metrics.json; best is the epoch of lowest validation loss after epoch `best_after` (of two phases each gives
+    its own, and that of lower loss counts: a frozen phase may end before `best_after`), final the last one. Test rows are never
+    seen here.
     features: backbone and features that trainings of the same settings and data share, such as the folds of a k-fold run;
     for an architecture with a backbone. Each training starts from the same weights all the same.
     A run that is finished, by now or before, stays as it is. Raises TrainingError where nothing is left to train on or the loss
@@ -126,6 +129,7 @@ class _Training:
     ) -> None:
         import keras
 
+        config = dataclasses.replace(config, precision=run.precision)
         self.config, self.run, self.log = config, run, run.logger()
         self.dataset = train.dataset
         self.folder = run.state_path
@@ -145,9 +149,9 @@ class _Training:
         else:
             self.strategy = choose_strategy()
             with self.strategy.scope():
-                self.model = run.spec.build(seed=config.seed, precision=choose_precision(config.precision))
+                self.model = run.spec.build(seed=config.seed, precision=config.precision)
             if config.weights not in ("auto", "none") and not self.state.net:
-                path = transfer.find_weights(config.weights, config.saved_models)
+                path = find_model(config.weights, config.saved_models)
                 self.log.info("%s", transfer.load_exported_weights(self.model, self.dataset.labels, path))
 
     def _targets(self, subset: FaceSubset, what: str) -> tuple[np.ndarray, np.ndarray]:
@@ -250,7 +254,7 @@ class _Training:
             best_val_loss=result.best_val_loss,
             interrupted=interrupted,
             seconds=state.seconds,
-            precision=choose_precision(self.config.precision),
+            precision=_precision(self.model),
             n_train=len(self.train_rows),
             n_validation=len(self.validation_rows),
             **self._balance_record(),

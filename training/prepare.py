@@ -53,8 +53,19 @@ def build_parser() -> CommandParser:
         type=_names,
         help="cleaning to switch off: blank, duplicate, conflicting_labels, leakage, no_face",
     )
-    add("--drop", metavar="REASON,...", type=_names, help="cleaning to switch on: near_duplicate, ambiguous")
-    add("--near-distance", type=int, metavar="BITS", help="near_duplicate: bits of 64 in which hashes may differ (default 4)")
+    add(
+        "--drop",
+        metavar="REASON,...",
+        type=_names,
+        help="cleaning to switch on: ambiguous, near_duplicate (the same picture re-encoded, resized, lit otherwise or mirrored; "
+        "shifted, turned and cropped ones are not found)",
+    )
+    add(
+        "--near-distance",
+        type=int,
+        metavar="BITS",
+        help="near_duplicate: bits of 64 in which hashes may differ (default 4; with more, different faces are taken for one)",
+    )
     add("--clean-splits", metavar="WHICH", help="auto (default): not official validation and test rows; train; all")
     add("--split", metavar="HOW", help="source (default): its own splits where it has them; random")
     add("--split-by", metavar="label,...", type=_names, help="stratify by label and group columns (default label)")

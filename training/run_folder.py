@@ -1,7 +1,8 @@
 """The run folder: all that is needed to resume, evaluate or repeat a run.
 
-RUN/config.json     every resolved setting, the data set's path and fingerprint, faces of it that were learnt before (by the
-                    model that the run starts from, or its teacher), versions, git revision
+RUN/config.json     every resolved setting, the arithmetic that `precision: auto` came to, the data set's path and fingerprint,
+                    faces of it that were learnt before (by the model that the run starts from, or its teacher), versions, git
+                    revision
 RUN/model.json      the ModelSpec and the labels in order
 RUN/rows.csv        row, split: the rows of the data set that trained and validated
 RUN/history.csv     a line an epoch: epoch, phase, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds
@@ -30,6 +31,7 @@ from fer_keras.data.dataset import FaceDataset, same_data
 from fer_keras.errors import DataError, FerError, ModelError
 from fer_keras.files import may_be_replaced, numbered, read_json, write_json
 from fer_keras.models.exported import git_revision
+from training.backend import choose_precision
 
 if TYPE_CHECKING:
     import keras
@@ -65,6 +67,8 @@ class RunFolder:
         folder = Path(path)
         if not may_be_replaced(folder):
             raise FerError(taken(folder, "config.json"))
+        # Beside the settings, not in their place: whether a run is the one that is wanted is told by what was asked for.
+        precision = choose_precision(config.get("precision", "auto"))
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
         table = pd.concat([pd.DataFrame({"row": part, "split": split}) for split, part in rows.items()])
@@ -77,6 +81,7 @@ class RunFolder:
         write_json(folder / "model.json", {"spec": spec.to_dict(), "labels": list(dataset.labels)})
         description = {
             "settings": dict(config),
+            "precision": precision,
             "dataset": {"path": str(dataset.path.resolve()), "name": dataset.name, "fingerprint": dataset.fingerprint},
             "versions": versions(),
             "git_revision": git_revision(),
@@ -120,8 +125,17 @@ class RunFolder:
         return self._description["settings"]
 
     @property
+    def precision(self) -> str:
+        """The dtype policy that it is trained with, fixed when it was made: on another machine it goes on with the same.
+
+        Of a run that was made before this was recorded, the one that it was last trained with, else what its settings mean here.
+        """
+        known = self._description.get("precision") or self.metrics.get("precision")
+        return known or choose_precision(self.config.get("precision", "auto"))
+
+    @property
     def provenance(self) -> dict[str, Any]:
-        """Data set, faces that were learnt before, versions and git revision of the run."""
+        """Precision, data set, faces that were learnt before, versions and git revision of the run."""
         return {key: value for key, value in self._description.items() if key != "settings"}
 
     @property

@@ -1,6 +1,6 @@
 """What evaluate, apply and compare share: open any model, choose the faces, run the one over the other.
 
-A model is a run folder (its best and final weights) or an exported one (saved_models/NAME). Labels are matched by name, so
+A model is a run folder (its best and final weights) or an exported one, by its path or its name. Labels are matched by name, so
 a model and a data set may order them differently; faces are brought to the model's size and colour.
 """
 
@@ -20,6 +20,7 @@ from fer_keras.cli import CommandParser, import_tensorflow, positive_int
 from fer_keras.data import targets
 from fer_keras.data.dataset import SPLITS, UNKNOWN, FaceDataset, same_data, same_rows
 from fer_keras.errors import ConfigError, DataError, FerError, ModelError
+from fer_keras.models.finding import find_model
 
 if TYPE_CHECKING:
     import keras
@@ -86,20 +87,22 @@ class ScoredFaces:
         return np.asarray(self.dataset.labels, dtype=object)[self.truth]
 
 
+def find(path: str | os.PathLike, saved_models: str | os.PathLike = "saved_models") -> Path:
+    """The folder of a run, given by its path, or of an exported model, by its path or name; see `finding.find_model`.
+
+    Commands ask here first, so that one model goes by one path whatever it was called. Raises ModelError where there is none.
+    """
+    return find_model(path, saved_models, expected="a run folder, a model's folder")
+
+
 def is_run(path: str | os.PathLike) -> bool:
     """Whether a folder is a run folder rather than an exported model. Raises ModelError where it is neither."""
-    folder = Path(path)
+    folder = find(path)
     if (folder / "config.json").is_file():
         return True
     if (folder / "metadata.json").is_file() or (folder / "saved_model.pb").is_file():
         return False
-    if folder.exists():
-        raise ModelError(
-            f"{folder} is neither a run folder (config.json) nor an exported model (metadata.json); name one of these"
-        )
-    beside = sorted(entry.name for entry in folder.parent.iterdir() if entry.is_dir()) if folder.parent.is_dir() else []
-    there = f"; {folder.parent} has {', '.join(beside[:8])}" if beside else ""
-    raise ModelError(f"there is no model {folder}: expected a run folder or saved_models/NAME{there}")
+    raise ModelError(f"{folder} is neither a run folder (config.json) nor an exported model (metadata.json); name one of these")
 
 
 def open_run(path: str | os.PathLike) -> RunFolder:
@@ -159,17 +162,18 @@ def keras_model(model: keras.Model, run: RunFolder, which: str, key: str) -> Sco
 
 
 def exported_model(path: str | os.PathLike, key: str | None = None) -> ScoredModel:
-    """An exported model (saved_models/NAME), keyed by its folder's name. Raises ModelError where it is missing or damaged."""
+    """An exported model, by its path or name, keyed by its folder's name. Raises ModelError where it is missing or damaged."""
     from fer_keras.models.exported import load_exported, read_metadata, read_weights
 
+    path = find(path)
     if is_run(path):
         raise ModelError(f"{path} is a run folder, not an exported model; name it with --run")
     read_metadata(path)  # a folder that does not fit is told before TensorFlow is loaded
     import_tensorflow()
     model = load_exported(path)
     return ScoredModel(
-        key=key or Path(path).resolve().name,
-        path=Path(path),
+        key=key or path.resolve().name,
+        path=path,
         labels=tuple(model.labels),
         image_size=model.image_size,
         channels=model.channels,

@@ -43,7 +43,7 @@ AT_THE_END = ("data", "export", "overwrite", "saved_models")
 def build_parser() -> cli.CommandParser:
     """The command line: `--config`, `--resume`, and one option for each setting of TrainConfig."""
     parser = cli.CommandParser(prog="python -m training.train", description=__doc__)
-    parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; flags win")
+    parser.add_argument("--config", metavar="FILE", help=config.FILE_HELP)
     parser.add_argument(
         "--resume",
         metavar="RUN",
@@ -194,9 +194,23 @@ def check_export(settings: TrainConfig) -> None:
         raise ConfigError(f"--export is a name of {LONGEST_NAME} bytes at most, got {size}")
     target = Path(settings.saved_models) / settings.export
     if target.exists() and not settings.overwrite:
-        raise ConfigError(f"{target} exists already; choose another --export, or --overwrite")
+        run = _unfinished_run(target, settings)
+        goes_on = f"its training was stopped and goes on by python -m training.train --resume {run.path}; " if run else ""
+        raise ConfigError(f"{target} exists already; {goes_on}choose another --export, or --overwrite")
     if not may_be_replaced(target, *MODEL_FILES):
         raise ConfigError(f"{target} is not an exported model; choose another --export, or remove it")
+
+
+def _unfinished_run(target: Path, settings: TrainConfig) -> RunFolder | None:
+    """The run that was stopped and exported this, where the settings' own folder or runs/ has it, so that it can go on."""
+    from fer_keras.models.exported import read_metadata
+    from training.run_folder import RunFolder
+
+    try:
+        run = RunFolder.open(settings.out or Path("runs") / str(read_metadata(target).get("run")))
+        return run if _is_ours(target, run) and not run.finished else None
+    except FerError:
+        return None
 
 
 def _check_saved_models(folder: Path) -> None:

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from fer_keras import cli
+from fer_keras.data.balance import cells, check_strengths
 from fer_keras.data.dataset import FaceDataset, same_data
-from fer_keras.errors import ConfigError
-from fer_keras.files import write_whole
+from fer_keras.data.targets import training_targets
+from fer_keras.errors import ConfigError, FerError, TrainingError
+from fer_keras.files import alone, read_json, write_whole
 from training import config, scoring
 from training.config import TrainConfig
 from training.run_folder import RunFolder
@@ -50,7 +52,7 @@ def add_options(parser: cli.CommandParser, default_out: str, without: Sequence[s
     parser.add_argument(
         "--seeds", type=cli.positive_int, default=3, help="trainings of each, by seeds from --seed on (default 3)"
     )
-    parser.add_argument("--config", metavar="FILE", help="settings in a YAML or JSON file, by the same names; flags win")
+    parser.add_argument("--config", metavar="FILE", help=config.FILE_HELP)
     parser.add_argument(
         "--out", dest="folder", metavar="DIR", help=f"folder of runs and report; given again it goes on; default {default_out}"
     )
@@ -92,36 +94,61 @@ def with_seeds(settings: TrainConfig, seeds: int) -> list[TrainConfig]:
 def train_variants(variants: Sequence[Variant], dataset: FaceDataset, out: Path) -> list[RunFolder]:
     """Train what is not trained yet; the runs in the order given.
 
-    Raises ConfigError where a run of that name was made with other settings, faces or data; KeyboardInterrupt after Ctrl-C.
+    Raises ConfigError where a run of that name was trained with other settings, faces or data; ConfigError, DataError, ModelError
+    or TrainingError where a variant does not fit the data; all before anything is trained. KeyboardInterrupt after Ctrl-C.
     """
-    runs = [_open_or_start(variant, dataset, out / "runs" / variant.name) for variant in variants]
-    left = [run for run in runs if not run.finished]
+    for variant in variants:
+        _check_fits(variant, dataset)
+    runs = [_open_or_start(variant, dataset, out) for variant in variants]
+    left = [place for place, run in enumerate(runs) if not run.finished]
     if left:
         print(f"{len(left)} of {len(runs)} trainings to do, in {out / 'runs'}")
         cli.import_tensorflow()
-    for number, run in enumerate(left):
-        print(f"[{number + 1}/{len(left)}] {run.name}")
+    for number, place in enumerate(left):
+        name = variants[place].name
+        print(f"[{number + 1}/{len(left)}] {name}")
+        runs[place] = _open_or_start(variants[place], dataset, out)  # another command may have made it anew meanwhile
         try:
-            _fit(run, dataset)
+            _fit(runs[place], dataset)
         except KeyboardInterrupt:
-            print(
-                f"{number} of {len(left)} trained; the same command again goes on with {run.name} (--out {out})", file=sys.stderr
-            )
+            print(f"{number} of {len(left)} trained; the same command again goes on with {name} (--out {out})", file=sys.stderr)
             raise
     return runs
 
 
-def _open_or_start(variant: Variant, dataset: FaceDataset, path: Path) -> RunFolder:
+def _check_fits(variant: Variant, dataset: FaceDataset) -> None:
+    """Raise FerError, naming the variant, where no training could begin with its settings and this data."""
+    from training.train import model_spec
+
+    settings = variant.settings
+    try:
+        rows = {split: training_targets(dataset, there, settings.targets)[0] for split, there in variant.rows.items()}
+        if empty := [split for split, kept in rows.items() if not len(kept)]:
+            raise TrainingError(f"no {empty[0]} faces are left with --targets {settings.targets}; check {dataset.path}")
+        if settings.balance:
+            cells(dataset, rows["train"], settings.balance)
+        if settings.balance_by == "augment":
+            check_strengths(settings.new_pictures())
+        model_spec(settings, dataset)
+    except FerError as error:
+        raise type(error)(f"{variant.name}: {error}") from error
+
+
+def _open_or_start(variant: Variant, dataset: FaceDataset, out: Path) -> RunFolder:
     from training.distillation import learnt_before
     from training.train import model_spec
 
+    path = out / "runs" / variant.name
     spec = model_spec(variant.settings, dataset)
-    name = f"{path.parent.parent.resolve().name}-{variant.name}"
+    name = f"{out.resolve().name}-{variant.name}"
     settings = dataclasses.replace(variant.settings, arch=spec.name, data=str(dataset.path), out=str(path), export=name)
+
+    def start() -> RunFolder:
+        return RunFolder.create(path, settings.to_dict(), spec, dataset, variant.rows, learnt_before(settings, dataset))
+
     if not (path / "config.json").is_file():
         shutil.rmtree(path, ignore_errors=True)  # killed while the folder was being made
-        before = learnt_before(settings, dataset)
-        return RunFolder.create(path, settings.to_dict(), spec, dataset, variant.rows, before)
+        return start()
     run = RunFolder.open(path)
     aside = ("data", "out", "export")  # the folder may have been moved
     wanted, there = settings.to_dict(), TrainConfig.from_dict(run.config, origin=str(path / "config.json")).to_dict()
@@ -134,7 +161,28 @@ def _open_or_start(variant: Variant, dataset: FaceDataset, path: Path) -> RunFol
         what = "it was trained on other faces"
     else:
         return run
-    raise ConfigError(f"{path} was made otherwise: {what}; choose another --out")
+    if run.finished or (run.state_path / "state.json").is_file():
+        raise ConfigError(f"{path} was made otherwise: {what}; choose another --out")
+    with alone(run.lock_path, f"{path} is being trained by another process; wait for its end"):
+        pass  # no epoch of it has come to its end and nobody is at it: nothing is lost
+    shutil.rmtree(path)
+    return start()
+
+
+def refuse_to_drop(report: Path, names: Callable[[Mapping[str, Any]], Iterable[Any]], asked: Sequence[Any], options: str) -> None:
+    """Raise ConfigError where an earlier command left a report on what is not asked for now; the new one would take its place.
+
+    report: its JSON file, which need not be there. names: gives what it is on. options: those by which that is asked for. So a
+    folder has one report, on all that was compared there, whose p values are corrected for all of it. FerError for a damaged one.
+    """
+    if not report.is_file():
+        return
+    told = read_json(report, damaged="remove it, or choose another --out")
+    if lost := [repr(name) for name in names(told) if name not in asked]:
+        raise ConfigError(
+            f"{report.parent} has a report that tells of {', '.join(lost)} too; ask for that as well ({options}), or choose "
+            "another --out"
+        )
 
 
 def _fit(run: RunFolder, dataset: FaceDataset) -> None:

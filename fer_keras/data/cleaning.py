@@ -11,13 +11,12 @@ import hashlib
 from array import array
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fer_keras.data.dataset import VOTE_COLUMNS
-from fer_keras.data.images import to_channels
 from fer_keras.data.targets import majority, merge_votes
 from fer_keras.errors import ConfigError
 from fer_keras.labels import VOTE_NAMES
@@ -34,10 +33,10 @@ REASONS = {
     "no_face": "most taggers saw no face (FER+ NF), or the detector found none",
     "blank": "all pixels are nearly the same",
     "ambiguous": "the votes have no majority for one emotion (FER+'s filter)",
-    "conflicting_labels": "the same picture occurs with different labels; all copies go",
+    "conflicting_labels": "the same picture (by near_duplicate: or nearly the same) occurs with different labels; all go",
     "leakage": "the same picture is in validation or test as well",
     "duplicate": "the same picture occurs earlier in this split",
-    "near_duplicate": "a nearly identical picture occurs earlier in this split",
+    "near_duplicate": "nearly the same picture occurs earlier in this split: re-encoded, resized, lit otherwise or mirrored",
 }
 
 #: There is nothing to keep in these rows, so they can't be switched off.
@@ -48,6 +47,11 @@ DEFAULT_DROPPED = (*ALWAYS_DROPPED, "no_face", "blank", "conflicting_labels", "l
 BLANK_CONTRAST = 4.0
 #: Sides under this many pixels, or longer than this many times the other, are no face picture.
 MIN_SIDE_PX, MAX_ASPECT = 8, 4
+#: Bits in which each hash of near pictures may differ. FER+'s pairs in two splits, looked at one by one, are all one photograph
+#: (re-encoded, relit, marked, hardly moved); at 7, most of those that are alike when mirrored are different faces.
+NEAR_DISTANCE = 4
+#: Up to this distance bands are wide enough (7 bits) to look for pairs by those of both hashes.
+_FEW_BANDS = 8
 
 _STRENGTH = {"train": 0, "validation": 1, "test": 2}  # of two copies, the one in the weaker split goes
 
@@ -66,15 +70,13 @@ def dropped_reasons(keep: Collection[str] = (), drop: Collection[str] = ()) -> f
 
 @dataclass
 class Features:
-    """What cleaning has to know of each picture: 12 to 28 bytes a picture, gathered while they pass by."""
+    """What cleaning has to know of each picture before it is resized: 12 bytes a picture, gathered while they pass by."""
 
-    near: bool = False
     _digests: array = field(default_factory=lambda: array("Q"))
     _contrasts: array = field(default_factory=lambda: array("f"))
-    _hashes: array = field(default_factory=lambda: array("Q"))
 
     def add(self, picture: np.ndarray | None) -> None:
-        """Take one picture, uint8 (h, w, c), before it is resized; None where there is none."""
+        """Take one picture, uint8 (h, w, c); None where there is none."""
         if picture is None:
             self._digests.append(0)
             self._contrasts.append(0.0)
@@ -82,8 +84,6 @@ class Features:
             digest = hashlib.blake2b(np.ascontiguousarray(picture), digest_size=8, key=str(picture.shape).encode()).digest()
             self._digests.append(int.from_bytes(digest, "little"))
             self._contrasts.append(float(picture.std()))
-        if self.near:
-            self._hashes.extend((0, 0) if picture is None else perceptual_hash(picture))
 
     @property
     def digests(self) -> np.ndarray:
@@ -95,38 +95,60 @@ class Features:
         """float32 (n,): standard deviation in grey levels."""
         return np.array(self._contrasts, np.float32)
 
-    @property
-    def hashes(self) -> np.ndarray:
-        """uint64 (n, 2): `perceptual_hash`, where near is set."""
-        return np.array(self._hashes, np.uint64).reshape(-1, 2)
 
+def perceptual_hashes(faces: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Difference hashes of some of uint8 (n, h, w, 1 or 3) faces: uint64 (len(rows), 4), two of each and two of its mirror image.
 
-def perceptual_hash(picture: np.ndarray) -> tuple[int, int]:
-    """Two 64-bit difference hashes of uint8 (h, w, c): which of 8x8 areas are brighter than that to their left, and above.
-
-    One alone is not enough for faces, which all have dark eyes at the same height: of the pairs in FER2013 that differ in
-    at most 4 bits of the first, three quarters are different pictures; of those that do in both, nearly none.
+    The bits of the two say which of 8x8 areas are brighter than that to their left, and above. One alone is not enough for faces,
+    which all have dark eyes at the same height: of the pairs in FER2013 that differ in at most 4 bits of the first, three
+    quarters are different pictures; of those that do in both, nearly none.
+    faces may be memory-mapped; they are read a few at a time.
     """
-    from PIL import Image
+    height, width, channels = faces.shape[1:]
+    luma = np.array([0.299, 0.587, 0.114], np.float32)
+    columns, rows_of_8, rows_of_9 = np.concatenate([_areas(width, 9), _areas(width, 8)]).T, _areas(height, 8), _areas(height, 9)
+    hashes = np.empty((len(rows), 4), np.uint64)
+    at_once = max(1, 2**16 // (height * width))
+    for start in range(0, len(rows), at_once):
+        part = slice(start, start + at_once)
+        pixels = faces[rows[part]].astype(np.float32)
+        narrow = (pixels @ luma if channels == 3 else pixels[..., 0]) @ columns
+        # In whole grey levels, so that areas as bright as each other are so after a re-encoding too.
+        across, down = np.rint(rows_of_8 @ narrow[..., :9]), np.rint(rows_of_9 @ narrow[..., 9:])
+        for half, (right, below) in enumerate(((across, down), (across[..., ::-1], down[..., ::-1]))):
+            hashes[part, 2 * half] = _packed(right[..., 1:] > right[..., :-1])
+            hashes[part, 2 * half + 1] = _packed(below[:, 1:] > below[:, :-1])
+    return hashes
 
-    grey = Image.fromarray(to_channels(picture, 1)[:, :, 0])
-    across = np.array(grey.resize((9, 8), Image.Resampling.BOX), np.int16)
-    down = np.array(grey.resize((8, 9), Image.Resampling.BOX), np.int16)
-    bits = (across[:, 1:] > across[:, :-1], down[1:] > down[:-1])
-    first, second = (int.from_bytes(np.packbits(each).tobytes(), "big") for each in bits)
-    return first, second
+
+def _areas(pixels: int, parts: int) -> np.ndarray:
+    """float32 (parts, pixels): by which the mean of each of equal parts of a row of pixels is had."""
+    edges, left = np.linspace(0, pixels, parts + 1), np.arange(pixels)
+    shared = np.minimum(edges[1:, None], left + 1) - np.maximum(edges[:-1, None], left)
+    return (np.clip(shared, 0, None) * parts / pixels).astype(np.float32)
+
+
+def _packed(bits: np.ndarray) -> np.ndarray:
+    """bool (n, 8, 8) -> uint64 (n,)."""
+    return np.packbits(bits.reshape(len(bits), 64), axis=1).view(">u8")[:, 0]
 
 
 def near_pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
     """Pairs of uint64 (n, 2) that differ in at most `distance` bits of each hash: int64 (m, 2), the smaller position first.
 
-    Two such hashes agree wholly in at least one of distance + 1 bands of bits, so only rows that share a band of the first
-    are compared.
+    Two such hashes agree wholly in at least one of distance + 1 bands of bits, so only rows that share a band are compared: one
+    of each hash, or, where bands are so narrow that all pairs of them cost more than they spare, one of the first.
     """
     found = [np.empty((0, 2), np.int64)]
     edges = np.linspace(0, 64, distance + 2).round().astype(int).tolist()
-    for low, high in pairwise(edges):
-        band = (hashes[:, 0] >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+    bands = [
+        [(hashes[:, half] >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1) for low, high in pairwise(edges)]
+        for half in (0, 1)
+    ]
+    if distance > _FEW_BANDS:
+        bands[1] = [np.zeros(len(hashes), np.uint64)]
+    for first, second in product(*bands):
+        band = first << np.uint64(32) ^ second
         order = np.argsort(band, kind="stable")
         in_order = band[order]
         left = np.arange(len(order))
@@ -143,12 +165,34 @@ def near_pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
 
 
 def near_links(hashes: np.ndarray, distance: int) -> np.ndarray:
-    """Enough pairs of uint64 (n, 2) to connect what `near_pairs` would: int64 (m, 2).
+    """Enough pairs of uint64 (n, 4) `perceptual_hashes` to connect what is near, mirrored or not: int64 (m, 2).
 
-    Equal rows are one to `near_pairs`, since a picture that is there n times would have n * (n - 1) / 2 pairs.
+    Equal ones are one to `near_pairs`, since a picture that is there n times would have n * (n - 1) / 2 pairs.
     """
-    distinct, first, number = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
-    return np.concatenate([first[near_pairs(distinct, distance)], chains(number.reshape(-1))])
+    both = np.concatenate([hashes[:, :2], hashes[:, 2:]])
+    distinct, first, number = np.unique(both, axis=0, return_index=True, return_inverse=True)
+    pairs = first[near_pairs(distinct, distance)]
+    # Two mirror images differ as their pictures do but for areas that are as bright as each other, by which more would pass.
+    pairs = pairs[(pairs < len(hashes)).any(axis=1)]
+    return np.concatenate([pairs, chains(number.reshape(-1))]) % max(1, len(hashes))  # a mirror image stands for its picture
+
+
+def near_groups(hashes: np.ndarray, copies: np.ndarray, among: np.ndarray, distance: int = NEAR_DISTANCE) -> np.ndarray:
+    """Group number of each row, where near pictures and those near to them are in one group: int32 (n,).
+
+    hashes: uint64 (n, 4). copies: int (n,), equal where the pixels are. among: bool (n,), the rows of which hashes are compared.
+    """
+    rows = np.flatnonzero(among)
+    return connected(len(copies), np.concatenate([rows[near_links(hashes[rows], distance)], chains(copies)]))
+
+
+def near_copies_across(near: np.ndarray, copies: np.ndarray, sides: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Rows whose near copies reach sides that copies with equal pixels do not. bool (n,).
+
+    near, copies, sides: (n,), groups of near pictures, groups of equal pixels, and the side that each row is on, such as its
+    split. among: bool (n,), the rows that count.
+    """
+    return among & (_kinds(near, sides, among) > _kinds(copies, sides, among))
 
 
 def connected(count: int, pairs: np.ndarray) -> np.ndarray:
@@ -169,17 +213,19 @@ def judge(
     dropped: Collection[str],
     protected: np.ndarray,
     faceless: np.ndarray,
-    near_distance: int = 4,
+    hashes: np.ndarray | None = None,
+    near_distance: int = NEAR_DISTANCE,
     label_map: Mapping[str, str | None] | None = None,
-) -> None:
-    """Fill in why rows are dropped.
+) -> np.ndarray:
+    """Fill in why rows are dropped. Returns which rows counted as one picture: int (n,), equal for those.
 
     rows: columns label and split ("" where the tool will split), and votes_* where there are votes.
     reasons, notes: one entry a row, changed in place; rows that have a reason already are left alone.
     dropped: the reasons to look for; without conflicting_labels, copies with another label are no duplicates.
     protected: bool (n,), rows in which findings are noted only.
     faceless: bool (n,), rows in which a detector found no face.
-    near_distance: bits in which each of the two hashes of near duplicates may differ.
+    hashes: uint64 (n, 4), `perceptual_hashes`, for near_duplicate. near_distance: bits in which each of those of near duplicates
+    may differ.
     label_map: from each emotion to its label; votes for merged emotions are counted together. None: nothing is merged.
     """
     alive = np.array([not reason for reason in reasons])
@@ -208,14 +254,18 @@ def judge(
     if VOTE_COLUMNS[0] in rows and "ambiguous" in dropped:
         apply("ambiguous", majority(merged, emotions=merged.shape[1] - 2) < 0)
 
-    same = _group_numbers(features.digests)
-    if "conflicting_labels" in dropped:
-        apply("conflicting_labels", copies_differ(features.digests, rows["label"].to_numpy(str), alive))
-    near = same
+    near = same = _group_numbers(features.digests)
     if "near_duplicate" in dropped:
-        firsts = np.flatnonzero(alive)
-        pairs = np.concatenate([firsts[near_links(features.hashes[firsts], near_distance)], chains(same)])
-        near = connected(len(rows), pairs)
+        near = near_groups(hashes, same, alive, near_distance)
+    if "conflicting_labels" in dropped:
+        labels = rows["label"].to_numpy(str)
+        before, exact = alive.copy(), copies_differ(same, labels, alive)
+
+        def against(row: int) -> str:
+            other = before & (near == near[row]) & (labels != labels[row])
+            return "" if exact[row] else f"nearly the same as row {np.argmax(other)}"
+
+        apply("conflicting_labels", copies_differ(near, labels, alive), against)
     if "leakage" in dropped:
         strength = np.array([_STRENGTH.get(split, 0) for split in splits], np.int64)
         strongest = np.full(len(near), -1)
@@ -232,13 +282,22 @@ def judge(
             first = _first_rows(within, alive)
             later = np.arange(len(rows)) > first[within]
             apply(reason, later, lambda row, first=first, within=within: f"same as row {first[within[row]]}")
+    return near
 
 
-def copies_differ(digests: np.ndarray, values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Rows of pictures whose copies have different values; those marked in `among` are compared. bool (n,)."""
-    same, kinds = _group_numbers(digests), _group_numbers(values)
+def copies_differ(copies: np.ndarray, values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Rows of pictures whose copies have different values; those marked in `among` are compared. bool (n,).
+
+    copies: (n,), digests or groups, equal for copies.
+    """
+    return _kinds(copies, values, among) > 1
+
+
+def _kinds(groups: np.ndarray, values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """How many different values the group of each row has, in rows that are marked. int64 (n,)."""
+    same, kinds = _group_numbers(groups), _group_numbers(values)
     found = np.unique(np.stack([same[among], kinds[among]], axis=1), axis=0)[:, 0]
-    return np.bincount(found, minlength=len(same))[same] > 1
+    return np.bincount(found, minlength=len(same))[same]
 
 
 def _append(notes: list[str], row: int, text: str) -> None:

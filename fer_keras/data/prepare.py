@@ -78,7 +78,7 @@ class PrepareSettings:
     min_face: int | None = None
     keep: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
-    near_distance: int = 4
+    near_distance: int = cleaning.NEAR_DISTANCE
     clean_splits: str = "auto"
     split: str = "source"
     split_by: tuple[str, ...] = ("label",)
@@ -199,7 +199,8 @@ def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda t
             rows["box"] = faces.boxes
         if settings.split == "random":
             rows["split"] = ""
-        reasons, notes = _judge(rows, faces, label_map, _protected(rows, table, settings), settings.near_distance)
+        hashes = cleaning.perceptual_hashes(writer.faces(), np.arange(len(rows)))
+        reasons, notes, copies = _judge(rows, faces, hashes, label_map, _protected(rows, table, settings), settings.near_distance)
         kept = np.array([not reason for reason in reasons])
         if not kept.any():
             raise DataError(
@@ -209,12 +210,18 @@ def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda t
         for column in table.group_columns:
             # As labels: what copies of one picture say in different ways is not known. The dropped ones keep what they say.
             values = rows[column].to_numpy(str)
-            unclear = kept & cleaning.copies_differ(faces.features.digests, values, values != UNKNOWN)
+            unclear = kept & cleaning.copies_differ(copies, values, values != UNKNOWN)
             if unclear.any():
                 rows.loc[unclear, column] = UNKNOWN
                 tell(f"{unclear.sum()} pictures have copies with another {column}, so theirs counts as {UNKNOWN}")
         rows["split"] = _splits(rows.assign(reason=reasons), kept, table, faces.features, settings, tell)
         labels = ordered(name for name in label_map.values() if name)
+        near = _near_copies(rows["split"].to_numpy(str), kept, hashes, copies, faces.dropped)
+        if near:
+            tell(
+                "faces of validation or test with near copies in another split (re-encoded, resized, lit otherwise or mirrored): "
+                f"{near}, so figures flatter; --drop near_duplicate keeps each in one"
+            )
         shared = _shared_persons(rows[kept])
         if shared:
             tell(f"{shared} persons have faces in more than one split, so figures flatter; --split random keeps them apart")
@@ -241,7 +248,9 @@ def prepare(settings: PrepareSettings, *, tell: Callable[[str], None] = lambda t
                 "crop_margin": settings.margin if settings.crop != "none" else 0.0,
                 "counts": _counts(rows["label"][kept], rows["split"][kept], labels),
                 "cleaning": _counts(rows["split"][~kept], np.array(reasons)[~kept], (*SPLITS, "")),
-                "noted": _noted(notes, kept) | ({"persons in several splits": shared} if shared else {}),
+                "noted": _noted(notes, kept)
+                | ({"near copies in several splits": near} if near else {})
+                | ({"persons in several splits": shared} if shared else {}),
             },
         )
 
@@ -288,7 +297,7 @@ def _write_faces(writer: DatasetWriter, source: Source, table: SourceTable, sett
     from tqdm import tqdm
 
     dropped = cleaning.dropped_reasons(settings.keep, settings.drop)
-    faces = _Faces(cleaning.Features(near="near_duplicate" in dropped), dropped)
+    faces = _Faces(cleaning.Features(), dropped)
     detector = None
     if settings.crop != "none":
         from fer_keras.detectors import create_detector
@@ -325,9 +334,17 @@ def _write_faces(writer: DatasetWriter, source: Source, table: SourceTable, sett
 
 
 def _judge(
-    rows: pd.DataFrame, faces: _Faces, label_map: Mapping[str, str | None], protected: np.ndarray, near_distance: int
-) -> tuple[list[str], list[str]]:
-    """Map the labels of `rows`, in place, and find out which rows to drop. Returns reasons and notes, "" for none."""
+    rows: pd.DataFrame,
+    faces: _Faces,
+    hashes: np.ndarray,
+    label_map: Mapping[str, str | None],
+    protected: np.ndarray,
+    near_distance: int,
+) -> tuple[list[str], list[str], np.ndarray]:
+    """Map the labels of `rows`, in place, and find out which rows to drop.
+
+    Returns reasons and notes, "" for none, and int (n,), equal for what counted as copies.
+    """
     if VOTE_COLUMNS[0] in rows:  # merged emotions may have most votes where neither has alone
         mapped = vote_labels(rows[list(VOTE_COLUMNS)].to_numpy(np.int64), label_map)
     else:
@@ -337,18 +354,19 @@ def _judge(
     for row, name in enumerate(mapped):
         if not reasons[row] and not name:
             reasons[row] = "label_dropped" if name is None else "no_label"
-    cleaning.judge(
+    copies = cleaning.judge(
         rows,
         faces.features,
         reasons,
         notes,
+        hashes=hashes,
         dropped=faces.dropped,
         protected=protected,
         faceless=np.array(faces.faceless),
         near_distance=near_distance,
         label_map=label_map,
     )
-    return reasons, notes
+    return reasons, notes, copies
 
 
 def _noted(notes: list[str], kept: np.ndarray) -> dict[str, int]:
@@ -470,6 +488,18 @@ def _sides(rows: pd.DataFrame, digests: np.ndarray) -> np.ndarray | None:
             pairs.append(np.stack([order[:-1][linked], order[1:][linked]], axis=1))
     together = np.concatenate(pairs)
     return cleaning.connected(len(rows), together).astype(str) if len(together) else None
+
+
+def _near_copies(sides: np.ndarray, kept: np.ndarray, hashes: np.ndarray, copies: np.ndarray, dropped: Collection[str]) -> int:
+    """How many kept faces of validation and test have near copies in another split; not looked for where copies are to stay.
+
+    Only told, since figures of a data set are compared by its rows. After --drop near_duplicate what is left of them is in rows
+    that are protected, and noted there.
+    """
+    if "near_duplicate" in dropped or "leakage" not in dropped:
+        return 0
+    near = cleaning.near_groups(hashes, copies, kept)
+    return int((cleaning.near_copies_across(near, copies, sides, kept) & (sides != "train")).sum())
 
 
 def _shared_persons(rows: pd.DataFrame) -> int:

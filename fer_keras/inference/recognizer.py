@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from fer_keras.data.images import crop_box, resize, to_channels
+from fer_keras.detectors.checks import check_image
 from fer_keras.errors import ConfigError, DataError, ModelError
 from fer_keras.inference.runtimes import open_runtime
 from fer_keras.models.exported import Described, read_metadata
+from fer_keras.models.finding import find_model
+from fer_keras.types import Detection
 
 #: Confidence below which an answer is called uncertain, where metadata.json has no "uncertain_below". Calibrated: of the
 #: answers just above it about half are right.
@@ -24,16 +26,17 @@ Box = Sequence[float]
 class Recognizer(Described):
     """An exported model (single or ensemble) at work on faces in pictures. May be used by several threads at once.
 
-    path: the folder, saved_models/NAME. runtime: "auto" or one of `fer_keras.runtime.RUNTIMES`,
-        see `runtimes.open_runtime`; what was chosen stands in the attribute of that name.
+    path: its folder, or its name in ./saved_models or among the shipped ones; see `finding.find_model`.
+    runtime: "auto" or one of `fer_keras.runtime.RUNTIMES`, see `runtimes.open_runtime`; what was chosen stands in the attribute
+        of that name.
     uncertain_below: confidence, 0 to 1, below which an answer counts as uncertain; None: the model's own, else
         DEFAULT_UNCERTAIN_BELOW.
-    Raises ModelError where the folder is no exported model or can't be loaded, ConfigError for a wrong setting.
+    Raises ModelError where there is none, the folder is no exported model or can't be loaded, ConfigError for a wrong setting.
     """
 
     def __init__(self, path: str | os.PathLike, *, runtime: str = "auto", uncertain_below: float | None = None) -> None:
-        self.path = Path(path)
-        self.metadata = read_metadata(path)
+        self.path = find_model(path)
+        self.metadata = read_metadata(self.path)
         if uncertain_below is None:
             uncertain_below = self.metadata.get("uncertain_below", DEFAULT_UNCERTAIN_BELOW)
         if not isinstance(uncertain_below, (int, float)) or not 0 <= uncertain_below <= 1:
@@ -45,15 +48,15 @@ class Recognizer(Described):
         """The faces in these boxes as the model takes them: uint8 (n, size, size, channels).
 
         image_rgb: uint8 (h, w, 3). The same steps, functions and margin as in `training.prepare --crop`, bit by bit.
-        Raises DataError for another picture, or a box without area inside it.
+        boxes_xyxy_px: (n, 4), or n boxes in a list.
+        Raises DataError for another picture, what is no list of boxes, or a box as `crop_box` refuses it.
         """
-        if not isinstance(image_rgb, np.ndarray) or image_rgb.dtype != np.uint8 or image_rgb.ndim != 3 or image_rgb.shape[2] != 3:
-            got = f"{image_rgb.dtype} {image_rgb.shape}" if isinstance(image_rgb, np.ndarray) else type(image_rgb).__name__
-            raise DataError(f"a recognizer takes uint8 (h, w, 3) RGB, got {got}")
+        check_image(image_rgb, "a recognizer")
+        boxes = _boxes(boxes_xyxy_px)
         size, channels, margin = self.image_size, self.channels, self.crop_margin
-        faces = np.empty((len(boxes_xyxy_px), size, size, channels), np.uint8)
-        for face, box in zip(faces, boxes_xyxy_px, strict=True):
-            face[:] = resize(to_channels(crop_box(image_rgb, tuple(map(float, box)), margin), channels), size)
+        faces = np.empty((len(boxes), size, size, channels), np.uint8)
+        for face, box in zip(faces, boxes, strict=True):
+            face[:] = resize(to_channels(crop_box(image_rgb, box, margin), channels), size)
         return faces
 
     def predict(self, faces: np.ndarray) -> np.ndarray:
@@ -83,6 +86,26 @@ class Recognizer(Described):
         faces = [self.crops(image, boxes) for image, boxes in zip(images_rgb, boxes_xyxy_px, strict=True)]
         ends = np.cumsum([len(each) for each in faces])
         return np.split(self.predict(np.concatenate(faces)), ends[:-1])
+
+
+def _boxes(given: Sequence[Box]) -> list[tuple[float, ...]]:
+    """The boxes as tuples of four floats. Raises DataError where they are none, such as a single box, or detections."""
+    expected = "expected a list of boxes (x1, y1, x2, y2)"
+    try:
+        given = list(given)
+    except TypeError:
+        raise DataError(f"{expected}, got {given!r}") from None
+    boxes = []
+    for box in given:
+        if isinstance(box, Detection):
+            raise DataError(f"{expected}, got a Detection; give its box_xyxy_px")
+        try:
+            x1, y1, x2, y2 = map(float, box)
+        except (TypeError, ValueError):
+            shown = " ".join(repr(box).split())[:200]  # arrays are shown in several lines
+            raise DataError(f"{expected}, got {shown} as one of them") from None
+        boxes.append((x1, y1, x2, y2))
+    return boxes
 
 
 def _calibrated(probabilities: np.ndarray, temperature: float) -> np.ndarray:

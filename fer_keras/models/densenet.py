@@ -21,8 +21,9 @@ import numpy as np
 
 from fer_keras.errors import ConfigError, FerError, ModelError
 from fer_keras.models import layers as ours
+from fer_keras.models.finding import find_model, model_folders
 from fer_keras.models.registry import ModelSpec, Option, fraction_below_one, register, whole_list
-from fer_keras.models.transfer import find_weights, model_folders
+from fer_keras.models.transfer import WEIGHTS
 
 if TYPE_CHECKING:
     import keras
@@ -251,7 +252,7 @@ def load_backbone_weights(
         return BackboneWeights("imagenet", True, f"the backbone starts from ImageNet weights ({_imagenet_file(model.name)})")
     if weights == "auto":
         return _load_best(model.name, backbone, Path(saved_models_dir))
-    path = find_weights(weights, saved_models_dir)
+    path = find_model(weights, saved_models_dir, expected=WEIGHTS)
     if path.is_dir():
         _load_export(model.name, backbone, path)
         return BackboneWeights("export", True, f"the backbone starts from the exported model {path}")
@@ -303,7 +304,7 @@ def backbone_export(weights: str, saved_models_dir: str | os.PathLike, arch: str
         return None if imagenet_cached(arch) else next(iter(shipped_exports(arch, Path(saved_models_dir))), None)
     if weights in ("imagenet", "none"):
         return None
-    path = find_weights(weights, saved_models_dir)
+    path = find_model(weights, saved_models_dir, expected=WEIGHTS)
     return path if path.is_dir() else None
 
 
@@ -399,8 +400,6 @@ def _load_export(arch: str, backbone: keras.Model, path: Path) -> None:
 
 
 def _load_file(arch: str, backbone: keras.Model, path: Path) -> None:
-    if not path.is_file():
-        raise ModelError(f"weights file {path} does not exist; give an existing .h5, .weights.h5 or .keras file")
     if not path.name.endswith((".h5", ".hdf5", ".keras")):
         raise ModelError(f"weights file {path} must end with .h5, .weights.h5 or .keras")
     before = backbone.get_weights()

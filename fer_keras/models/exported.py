@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fer_keras
-from fer_keras.errors import FerError, ModelError
+from fer_keras.errors import ConfigError, FerError, ModelError
 from fer_keras.files import may_be_replaced, read_json, whole_folder, write_json
+from fer_keras.models.finding import find_model
 from fer_keras.models.registry import ModelSpec
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ FORMAT_VERSION = 1
 
 #: How far probabilities of the exported and the Keras model may lie apart: float32 sums in another order.
 TOLERANCE = 1e-4
+
+# Floats up to this are black by either scale, 0..255 or 0..1: half a step of an 8 bit picture divided by 255.
+_BLACK = 0.5 / 255
 
 #: Files by which a folder is known as an exported model, damaged perhaps.
 MODEL_FILES = ("metadata.json", "saved_model.pb")
@@ -276,9 +280,13 @@ class ExportedModel(Described):
         """Class probabilities of pictures.
 
         pixels: (n, image_size, image_size, channels), 0..255, any number type; uint8 is what it was made for.
+        batch_size: how many pictures go through the network at once, 1 or more; the answers do not depend on it.
         Returns float32 (n, classes); each row sums to 1.
-        Raises ModelError for another shape or values outside 0..255.
+        Raises ModelError for another shape, values outside 0..255 or floats that look like 0..1, and ConfigError for a
+        batch_size that is no whole number of 1 or more.
         """
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise ConfigError(f"batch_size is a whole number of 1 or more, got {batch_size!r}")
         pixels = np.asarray(pixels)
         expected = (self.image_size, self.image_size, self.channels)
         if pixels.ndim != 4 or pixels.shape[1:] != expected:
@@ -294,6 +302,11 @@ class ExportedModel(Described):
                 raise ModelError(
                     f"model {self.name} takes pixels 0..255, got {pixels.min():g}..{pixels.max():g}; do not normalise them before"
                 )
+            if pixels.size and pixels.dtype.kind == "f" and _BLACK < pixels.max() <= 1:
+                raise ModelError(
+                    f"model {self.name} takes pixels 0..255, got {pixels.min():g}..{pixels.max():g}, which look like 0..1; "
+                    "do not divide them by 255 before, and give pictures that are really so dark as uint8"
+                )
             signature = self._signatures["serve_float"]
             pixels = pixels.astype(np.float32)
         result = np.empty((len(pixels), len(self.labels)), np.float32)
@@ -307,10 +320,11 @@ class ExportedModel(Described):
 def load_exported(path: str | os.PathLike) -> ExportedModel:
     """Open an exported model.
 
-    Raises ModelError where the folder is not one, or its metadata is incomplete, from a newer version, or does not fit the
-    SavedModel.
+    path: its folder, or its name in ./saved_models or among the shipped ones; see `finding.find_model`.
+    Raises ModelError where there is none, the folder is not one, or its metadata is incomplete, from a newer version, or does
+    not fit the SavedModel.
     """
-    path = Path(path)
+    path = find_model(path)
     metadata = read_metadata(path)
     import tensorflow as tf
 
@@ -337,7 +351,7 @@ def load_exported(path: str | os.PathLike) -> ExportedModel:
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-    """The checked metadata.json of an exported model, without loading TensorFlow. Raises ModelError."""
+    """The checked metadata.json in the folder of an exported model, without loading TensorFlow. Raises ModelError."""
     path = Path(path)
     file = path / "metadata.json"
     if not file.is_file() or not (path / "saved_model.pb").is_file():
@@ -389,7 +403,7 @@ def _check_metadata(metadata: Any, path: Path) -> None:
 
 
 def read_weights(path: str | os.PathLike) -> list[np.ndarray]:
-    """The weights in an exported model, in the order of `keras.Model.weights`, without loading its graph.
+    """The weights in the folder of an exported model, in the order of `keras.Model.weights`, without loading its graph.
 
     Raises ModelError where they can't be read.
     """
@@ -415,11 +429,12 @@ def read_weights(path: str | os.PathLike) -> list[np.ndarray]:
 def load_keras_model(path: str | os.PathLike) -> keras.Model:
     """The Keras model (float32) of an exported model, rebuilt from its spec, for training it further.
 
-    Raises ModelError where weights and spec do not fit or the rebuilt model gives other probabilities.
+    path: as for `load_exported`.
+    Raises ModelError where it raises one, weights and spec do not fit, or the rebuilt model gives other probabilities.
     """
     exported = load_exported(path)
     model = ModelSpec.from_dict(exported.metadata["spec"]).build()
-    _set_weights(model, read_weights(path), str(path))
+    _set_weights(model, read_weights(exported.path), str(exported.path))
     _verify(exported, model)
     return model
 
@@ -453,7 +468,7 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         "```python",
         "from fer_keras.models.exported import load_exported",
         "",
-        f'model = load_exported("saved_models/{metadata["name"]}")',
+        f'model = load_exported("{metadata["name"]}")  # its name in saved_models/, or the path of this folder',
         "probabilities = model.predict(faces)  "
         f"# uint8 (n, {size['height']}, {size['width']}, {size['channels']}) -> float32 (n, {len(metadata['labels'])})",
         "```",

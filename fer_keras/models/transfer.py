@@ -4,47 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_keras.errors import ConfigError, ModelError
+from fer_keras.models.finding import find_model
 
 if TYPE_CHECKING:
     import keras
 
+#: What weights may be besides the name of a model, for the message of `find_model`.
+WEIGHTS = "auto, imagenet, none, a file, a model's folder"
+
 #: Kernel and bias of the last layer, which are the last weights of every model.
 _LAST_LAYER = 2
-
-
-_INSTALLED = Path(__file__).resolve().parents[1] / "saved_models"
-#: The models that come with the project: those that setup.py put into the package where it was installed without its clone, else
-#: those of the clone. Where exports go (--saved-models) may be another folder.
-SHIPPED_MODELS = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "saved_models"
-
-
-def model_folders(saved_models_dir: str | os.PathLike) -> tuple[Path, ...]:
-    """Where exported models are looked for by name: the folder of the settings, then what is shipped."""
-    own = Path(saved_models_dir)
-    return (own,) if own.resolve() == SHIPPED_MODELS else (own, SHIPPED_MODELS)
-
-
-def find_weights(weights: str, saved_models_dir: str | os.PathLike = "saved_models", what: str = "weights") -> Path:
-    """The file or folder that is meant: a path, or the name of an exported model. Raises ModelError where there is none.
-
-    what: what it is looked for as, "weights" or another word for the message.
-    """
-    path = Path(weights)
-    if path.exists() or os.sep in weights or weights.endswith((".h5", ".hdf5", ".keras")):
-        return path
-    folders = model_folders(saved_models_dir)
-    path = next((folder / weights for folder in folders if (folder / weights).is_dir()), None)
-    if path is None:
-        names = sorted({entry.parent.name for folder in folders for entry in folder.glob("*/metadata.json")})
-        has = f"there are {', '.join(names)}" if names else "it has no exported model"
-        others = "auto, imagenet, none, the path of a file, or" if what == "weights" else "a path or"
-        where = " or ".join(map(str, folders))
-        raise ModelError(f"{what} {weights!r}: neither a file nor a model in {where} ({has}); give {others} such a name")
-    return path
 
 
 def exported_options(weights: str, saved_models_dir: str | os.PathLike, arch: str) -> dict[str, Any]:
@@ -59,7 +31,7 @@ def exported_options(weights: str, saved_models_dir: str | os.PathLike, arch: st
         raise ConfigError(f"there are no ImageNet weights for {arch}, only for densenet; give an exported {arch}, or none")
     from fer_keras.models.exported import read_metadata
 
-    path = find_weights(weights, saved_models_dir)
+    path = find_model(weights, saved_models_dir, expected=WEIGHTS)
     spec = read_metadata(path)["spec"]
     if spec["name"] != arch:
         raise ConfigError(f"{path} is a {spec['name']}, its weights do not fit {arch}; use it with --arch {spec['name']}")

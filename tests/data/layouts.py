@@ -13,6 +13,12 @@ def pictures(count, size=48, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, size, size), dtype=np.uint8)
 
 
+def photograph(seed):
+    """Smooth like a photograph, uint8 (48, 48): noise would have no stable perceptual hash."""
+    small = np.random.default_rng(seed).integers(0, 256, (7, 7), dtype=np.uint8)
+    return np.array(Image.fromarray(small).resize((48, 48), Image.Resampling.BICUBIC))
+
+
 def write_rows(path, rows, delimiter=","):
     with open(path, "w", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows(rows)

@@ -3,11 +3,12 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
-from layouts import pictures, votes_for
+from layouts import photograph, pictures, votes_for
 from PIL import Image, ImageFilter
 
 from fer_keras.data import cleaning
 from fer_keras.data.dataset import VOTE_COLUMNS
+from fer_keras.data.images import resize
 from fer_keras.errors import ConfigError
 
 
@@ -20,12 +21,23 @@ def judged(
     if votes is not None:
         rows[list(VOTE_COLUMNS)] = votes
     dropped = cleaning.dropped_reasons(keep, drop)
-    features = cleaning.Features(near="near_duplicate" in dropped)
+    features = cleaning.Features()
     for face in faces:
         features.add(None if face is None else face[:, :, None])
     reasons, notes = list(reasons or [""] * count), [""] * count
     marks = np.isin(np.arange(count), list(protected)), np.isin(np.arange(count), list(faceless))
-    cleaning.judge(rows, features, reasons, notes, dropped=dropped, protected=marks[0], faceless=marks[1], label_map=label_map)
+    stored = np.stack([np.zeros((48, 48), np.uint8) if face is None else resize(face[:, :, None], 48)[:, :, 0] for face in faces])
+    cleaning.judge(
+        rows,
+        features,
+        reasons,
+        notes,
+        dropped=dropped,
+        protected=marks[0],
+        faceless=marks[1],
+        hashes=cleaning.perceptual_hashes(stored[..., None], np.arange(count)),
+        label_map=label_map,
+    )
     return reasons, notes
 
 
@@ -132,12 +144,6 @@ def test_copies_with_another_label_are_no_duplicates_where_both_are_to_stay(abc)
     assert judged(faces, labels, splits, keep=["conflicting_labels"])[0] == ["leakage"] * 3 + [""] + ["leakage", ""]
 
 
-def photograph(seed):
-    """Smooth like a photograph: noise would have no stable perceptual hash."""
-    small = np.random.default_rng(seed).integers(0, 256, (7, 7), dtype=np.uint8)
-    return np.array(Image.fromarray(small).resize((48, 48), Image.Resampling.BICUBIC))
-
-
 def test_near_duplicates_are_found_under_light_blur_and_noise_only_when_asked_for():
     originals = [photograph(seed) for seed in range(40)]
     noise = np.random.default_rng(0).normal(0, 2, (48, 48))
@@ -160,7 +166,62 @@ def test_near_duplicates_across_splits_are_leakage_when_asked_for():
     assert judged(faces, splits=splits, drop=["near_duplicate"])[0] == ["leakage", "", ""]
 
 
-@pytest.mark.parametrize("distance", [0, 1, 4, 8])
+def test_mirrored_copies_are_near_duplicates_and_shifted_ones_are_not():
+    originals = [photograph(seed) for seed in range(40)]
+    mirrored = np.clip(originals[0][:, ::-1] * 0.8 + 20, 0, 255).astype(np.uint8)
+    reasons, notes = judged([*originals, mirrored, np.roll(originals[1], 5, axis=1)], drop=["near_duplicate"])
+    assert reasons == [""] * 40 + ["near_duplicate", ""]
+    assert notes[40] == "same as row 0"
+
+
+def test_near_duplicates_with_different_labels_all_go_as_equal_ones_do(abc):
+    """Row 0 and its brighter copies, two equal ones with two labels, and one without a part in it."""
+    original, other = photograph(1), photograph(2)
+    brighter, darker = (np.clip(original * 0.8 + more, 0, 255).astype(np.uint8) for more in (20, 0))
+    faces, labels = [original, other, darker, brighter, brighter], ["happy", "happy", "happy", "sad", "happy"]
+    reasons, notes = judged(faces, labels, drop=["near_duplicate"])
+    assert reasons == ["conflicting_labels", "", *["conflicting_labels"] * 3]
+    assert notes == ["nearly the same as row 3", "", "nearly the same as row 3", "", ""]
+    splits = ["train", "train", "train", "test", "train"]
+    reasons, notes = judged(faces[:4], labels[:4], splits[:4], protected=[3], drop=["near_duplicate"])
+    assert reasons == ["conflicting_labels", "", "conflicting_labels", ""]
+    assert notes[3] == "conflicting_labels nearly the same as row 0"
+    assert judged(faces[:4], labels[:4], keep=["conflicting_labels"], drop=["near_duplicate"])[0] == [
+        "",
+        "",
+        "near_duplicate",
+        "",
+    ]
+
+
+def test_the_hashes_say_which_areas_are_brighter_than_those_beside_and_above():
+    """Of 72 x 72 pixels an area is one of 8 x 9, worked out by hand; of a mirror image, of the picture seen mirrored."""
+    face = np.random.default_rng(0).integers(0, 256, (3, 72, 72, 1), np.uint8)
+    face[1] = 100  # as bright everywhere: no area is brighter
+    found = cleaning.perceptual_hashes(face, np.array([0, 1, 2]))
+    for row, picture in enumerate(face[..., 0].astype(float)):
+        expected = []
+        for seen in (picture, picture[:, ::-1]):
+            across = np.rint(seen.reshape(8, 9, 9, 8).mean(axis=(1, 3)))
+            down = np.rint(seen.reshape(9, 8, 8, 9).mean(axis=(1, 3)))
+            for bits in (across[:, 1:] > across[:, :-1], down[1:] > down[:-1]):
+                expected.append(int("".join("01"[bit] for bit in bits.ravel().astype(int)), 2))
+        assert found[row].tolist() == expected
+    assert not found[1].any()
+    colour = np.repeat(face, 3, axis=3)
+    assert (cleaning.perceptual_hashes(colour, np.array([2, 0])) == found[[2, 0]]).all()
+
+
+def test_rows_are_told_whose_near_copies_are_on_sides_that_equal_ones_are_not():
+    near = np.array([0, 0, 0, 1, 1, 2, 2, 3, 3])
+    equal = np.array([0, 0, 1, 2, 2, 3, 4, 5, 6])
+    sides = np.array([0, 1, 1, 0, 1, 0, 0, 0, 1])
+    across = cleaning.near_copies_across(near, equal, sides, np.array([True] * 8 + [False]))
+    # Equal rows 0 and 1 are on both sides themselves; 2 is near to 0. The last pair has one row that does not count.
+    assert np.flatnonzero(across).tolist() == [2]
+
+
+@pytest.mark.parametrize("distance", [0, 1, 4, 8, 9])
 def test_near_pairs_are_those_of_comparing_all_with_all(distance):
     random = np.random.default_rng(distance)
     centres = random.integers(0, 2**63, (12, 2), dtype=np.uint64)
@@ -184,10 +245,14 @@ def test_links_connect_the_rows_that_pairs_of_all_with_all_connect(distance):
     for half in (0, 1):
         some = np.flatnonzero(random.random(120) < 0.4)
         hashes[some, half] ^= np.uint64(1) << random.integers(0, 64, len(some), dtype=np.uint64)
+    hashes = np.concatenate([hashes, hashes[random.permutation(120)]], axis=1)  # as if each were another one's mirror image
     expected = list(range(120))  # the first row that each one is connected with
     for one in range(120):
         for other in range(one):
-            if all((int(hashes[one, half]) ^ int(hashes[other, half])).bit_count() <= distance for half in (0, 1)):
+            if any(
+                all((int(hashes[one, side + half]) ^ int(hashes[other, seen + half])).bit_count() <= most for half in (0, 1))
+                for side, seen, most in ((0, 0, distance), (0, 2, distance), (2, 0, distance), (2, 2, 0))
+            ):
                 low, high = sorted((expected[one], expected[other]))
                 expected = [low if number == high else number for number in expected]
     groups = cleaning.connected(120, cleaning.near_links(hashes, distance))

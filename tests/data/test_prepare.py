@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from layouts import VOTES_HEADER, class_folders, kaggle_csv, pictures, votes_csv, votes_for, write_rows
+from layouts import VOTES_HEADER, class_folders, kaggle_csv, photograph, pictures, votes_csv, votes_for, write_rows
 from PIL import Image
 
 from fer_keras.data import targets
@@ -310,6 +310,48 @@ def test_what_the_sources_own_splits_spoil_is_told(folder, tmp_path, capsys):
     assert code == 0
     assert "more than one split" not in out
     assert "no training face" not in out
+
+
+@pytest.fixture
+def near_copies(tmp_path):
+    """A command, and how many rows: 30 of train; of test 10, the first five copies: equal, brighter, mirrored, shifted, equal."""
+    faces = [photograph(seed) for seed in range(35)]
+    faces[30:30] = [
+        faces[0],
+        np.clip(faces[1] * 0.8 + 20, 0, 255).astype(np.uint8),
+        faces[2][:, ::-1],
+        np.roll(faces[3], 5, axis=1),
+        faces[4],
+    ]
+    lines = [("f", "l", "s", "sex")]
+    for row, face in enumerate(faces):
+        Image.fromarray(face).save(tmp_path / f"{row:02d}.png")
+        lines.append((f"{row:02d}.png", ("happy", "sad")[row % 2], "train" if row < 30 else "test", "woman"))
+    for copy, original in zip(range(30, 35), range(5), strict=True):
+        lines[1 + copy] = (lines[1 + copy][0], lines[1 + original][1], "test", "woman")
+    lines[1 + 2] = (*lines[1 + 2][:3], "man")
+    table = write_rows(tmp_path / "near.csv", lines)
+    columns = "image=f,label=l,split=s,gender=sex"
+    return ["--source", "table", "--csv", table, "--images", tmp_path, "--columns", columns, "--fractions", "80,10,10"]
+
+
+def test_near_copies_across_splits_are_told_and_stay(near_copies, tmp_path, capsys):
+    _, out, _ = run(capsys, *near_copies, "--out", tmp_path / "d")
+    told = "faces of validation or test with near copies in another split (re-encoded, resized, lit otherwise or mirrored): 2, so"
+    assert f"- {told} figures flatter; --drop near_duplicate keeps each in one\n" in out
+    dataset = FaceDataset.load(tmp_path / "d")
+    assert dataset.info["noted"] == {"near copies in several splits": 2}
+    assert dataset.manifest["reason"].tolist() == ["leakage", *[""] * 3, "leakage", *[""] * 35]
+    assert dataset.manifest["note"].tolist() == ["same as row 30", *[""] * 3, "same as row 34", *[""] * 35]
+
+
+def test_near_copies_across_splits_go_when_asked_to_and_what_they_say_of_a_group_is_compared(near_copies, tmp_path, capsys):
+    _, out, _ = run(capsys, *near_copies, "--drop", "near_duplicate", "--out", tmp_path / "d")
+    assert "near copies" not in out
+    manifest = FaceDataset.load(tmp_path / "d").manifest
+    assert np.flatnonzero(manifest["reason"] == "leakage").tolist() == [0, 1, 2, 4]
+    assert "- 1 pictures have copies with another gender, so theirs counts as unknown\n" in out
+    assert manifest["gender"].iloc[32] == "unknown"  # in train it is a man
 
 
 def test_settings_that_the_sources_own_splits_leave_idle_are_told(tmp_path, capsys):

@@ -8,6 +8,7 @@ from fer_keras.errors import ConfigError, DataError, ModelError
 from fer_keras.evaluation.calibration import apply_temperature
 from fer_keras.inference.recognizer import DEFAULT_UNCERTAIN_BELOW, Recognizer
 from fer_keras.models.exported import load_exported
+from fer_keras.types import Detection
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3])
@@ -91,6 +92,33 @@ def test_the_threshold_of_uncertain_comes_from_the_caller_then_the_model(edited_
 def test_pictures_of_another_type_are_refused(recognizer, wrong):
     with pytest.raises(DataError, match=r"takes uint8 \(h, w, 3\) RGB, got"):
         recognizer.crops(wrong, [(0, 0, 10, 10)])
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([Detection((0.0, 0.0, 9.0, 9.0), 1.0)], r"\(x1, y1, x2, y2\), got a Detection; give its box_xyxy_px"),
+        ((0.0, 0.0, 9.0, 9.0), r"expected a list of boxes \(x1, y1, x2, y2\), got 0.0 as one of them"),
+        ([(0, 0, 9)], r"got \(0, 0, 9\) as one of them"),
+        ([(0, 0, 9, 9, 9)], r"got \(0, 0, 9, 9, 9\) as one"),
+        ([(0, 0, "a", 9)], "got .*'a'.* as one"),
+        (np.zeros((1, 9, 4)), r"got array\(.* as one of them"),
+        (None, "got None"),
+        ([(0, 0, np.inf, 10)], "too large for a face"),
+        ([(0, 0, 1e5, 1e5)], "too large for a face"),
+        ([(0, 0, np.nan, 10)], "no area inside"),
+    ],
+)
+def test_what_is_no_list_of_boxes_is_refused(recognizer, photograph, boxes, message):
+    for call in (recognizer.crops, recognizer.recognize):
+        with pytest.raises(DataError, match=message) as caught:
+            call(photograph, boxes)
+        assert "\n" not in str(caught.value)
+
+
+def test_boxes_may_be_an_array(recognizer, photograph):
+    boxes = [(178.4, 62.5, 268.0, 168.0), (-20, -30, 60, 50)]
+    assert np.array_equal(recognizer.crops(photograph, np.array(boxes)), recognizer.crops(photograph, boxes))
 
 
 def test_boxes_outside_the_picture_are_refused(recognizer, photograph):

@@ -160,5 +160,5 @@ def test_metadata_of_another_model_is_told(edited_model, runtime):
 def test_an_unknown_runtime_and_a_missing_model_are_told(shipped, tmp_path):
     with pytest.raises(ConfigError, match="unknown runtime 'cuda'; choose from auto, tensorflow, openvino"):
         Recognizer(shipped, runtime="cuda")
-    with pytest.raises(ModelError, match=r"nothing is not an exported model: there is no such folder"):
+    with pytest.raises(ModelError, match=r"there is no model .*nothing; expected a model's folder"):
         Recognizer(tmp_path / "nothing")

@@ -19,7 +19,6 @@ from fer_keras.models.densenet import (
 )
 from fer_keras.models.exported import export_model, load_keras_model
 from fer_keras.models.registry import ModelSpec
-from fer_keras.models.transfer import find_weights
 
 SIZE = 32
 SPEC = ModelSpec("densenet121", 4, SIZE, 1, {"head_units": [8]})
@@ -213,7 +212,7 @@ def test_weights_of_keras_applications_load_from_every_kind_of_file(model, appli
 
 
 def test_a_missing_weights_file_is_told(model):
-    with pytest.raises(ModelError, match=r"weights file nowhere/net\.h5 does not exist; give an existing"):
+    with pytest.raises(ModelError, match=r"there is no model nowhere/net\.h5; expected auto, imagenet, none, a file"):
         load_backbone_weights(model, "nowhere/net.h5")
 
 
@@ -246,14 +245,6 @@ def test_an_exported_model_gives_its_backbone_by_name_and_by_path(model, initial
         assert "ferplus-densenet121" in str(used)
 
 
-def test_shipped_models_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shipped = Path(__file__).resolve().parents[2] / "saved_models" / "ferplus-cnn"
-    assert find_weights("ferplus-cnn", "exports") == shipped
-    (tmp_path / "exports" / "ferplus-cnn").mkdir(parents=True)
-    assert find_weights("ferplus-cnn", "exports") == Path("exports/ferplus-cnn")  # one's own of that name goes first
-
-
 def test_an_exported_densenet_becomes_a_keras_model_again(model, initial, exports, pixels):
     again = load_keras_model(exports / "ferplus-densenet121")
     assert same(again.get_weights(), initial)
@@ -266,9 +257,7 @@ def test_an_exported_model_of_another_kind_is_refused(model, exports):
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist(model, exports):
-    with pytest.raises(
-        ModelError, match=r"'ferplus': neither a file nor a model in .* \(there are .*ferplus-densenet121.*, plain.*\)"
-    ):
+    with pytest.raises(ModelError, match=r"no model ferplus; expected .* in .* or shipped \(.*ferplus-densenet121.*, plain.*\)"):
         load_backbone_weights(model, "ferplus", exports)
 
 
@@ -283,7 +272,7 @@ def test_without_network_imagenet_is_refused_in_time_and_auto_takes_the_best_the
     code = """
         import json, pathlib, sys, time
         from fer_keras.errors import ModelError
-        from fer_keras.models import transfer
+        from fer_keras.models import finding
         from fer_keras.models.densenet import load_backbone_weights
         from fer_keras.models.registry import ModelSpec
         model = ModelSpec("densenet121", 4, 32, 1).build()
@@ -297,7 +286,7 @@ def test_without_network_imagenet_is_refused_in_time_and_auto_takes_the_best_the
             found["imagenet"] = str(error)
         found["seconds"] = time.monotonic() - start
         found["auto elsewhere"] = vars(load_backbone_weights(model, "auto", home))
-        transfer.SHIPPED_MODELS = home  # as where the package is without the repository
+        finding.SHIPPED_MODELS = home  # as where the package is without the repository
         found["auto"] = vars(load_backbone_weights(model, "auto", home))
         found["auto with exports"] = vars(load_backbone_weights(model, "auto", exports))
         cached.parent.mkdir(exist_ok=True)

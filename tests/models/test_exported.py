@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_keras.errors import ModelError
+from fer_keras.errors import ConfigError, ModelError
 from fer_keras.models.exported import (
     METADATA_KEYS,
     export_model,
@@ -140,6 +140,30 @@ def test_values_that_are_no_pixels_are_refused(exported, value, message):
         exported.predict(np.full((1, 16, 16, 1), value))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_pixels_divided_by_255_are_refused_but_black_ones_pass(exported, pixels, dtype):
+    faces = pixels(3, 16, 1)
+    expected = r"model small takes pixels 0\.\.255, got 0\.\.(1|0\.99\d+), which look like 0\.\.1; do not divide them by 255"
+    for divided in (faces / 255, faces // 255, faces / 256):
+        with pytest.raises(ModelError, match=expected):
+            exported.predict(divided.astype(dtype))
+    black = exported.predict(np.zeros_like(faces))
+    np.testing.assert_array_equal(exported.predict(np.zeros(faces.shape, dtype)), black)
+    np.testing.assert_allclose(exported.predict(np.full(faces.shape, 1e-4, dtype)), black, atol=1e-4)
+    assert exported.predict(faces // 255).shape == (3, 3)  # uint8 is what it is, however dark
+    assert exported.predict(np.zeros((0, 16, 16, 1), dtype)).shape == (0, 3)
+    mixed = faces.astype(dtype)
+    mixed[0] /= 255  # one dark picture among others is no other scale
+    assert exported.predict(mixed).shape == (3, 3)
+
+
+@pytest.mark.parametrize("batch_size", [-1, 0, 1.5, None, "8", np.nan])
+def test_a_batch_size_that_is_none_is_refused(exported, pixels, batch_size):
+    with pytest.raises(ConfigError, match=re.escape(f"batch_size is a whole number of 1 or more, got {batch_size!r}")):
+        exported.predict(pixels(2, 16, 1), batch_size=batch_size)
+    assert exported.predict(pixels(2, 16, 1), batch_size=np.int64(1)).shape == (2, 3)
+
+
 def test_a_mixed_precision_model_is_exported_in_float32(model, tmp_path, pixels):
     mixed = SPEC.build(seed=5, precision="mixed_bfloat16")
     mixed.set_weights(model.get_weights())
@@ -207,7 +231,7 @@ def test_a_model_with_nan_weights_is_refused_and_leaves_what_was_there(model, tm
 
 
 def test_a_folder_that_is_no_exported_model_is_refused(tmp_path, damaged):
-    with pytest.raises(ModelError, match="nothing is not an exported model: there is no such folder; make one with"):
+    with pytest.raises(ModelError, match="there is no model .*nothing; expected a model's folder, or the name of one"):
         load_exported(tmp_path / "nothing")
     with pytest.raises(ModelError, match="is not an exported model: it lacks metadata.json"):
         load_exported(tmp_path)
@@ -296,7 +320,7 @@ def test_the_model_card_tells_what_people_need(original):
     for expected in (
         "# small",
         "anger, happiness, neutral",
-        'load_exported("saved_models/small")',
+        'load_exported("small")',
         "- n train: 100",
         "| ferplus | test | majority | 3000 | 0.8412 | 0.8280 to 0.8540 | 0.6500 |",
         "Article 5(1)(f)",

@@ -7,6 +7,7 @@ import csv
 import html
 import http.client
 import io
+import itertools
 import json
 import os
 import re
@@ -32,6 +33,7 @@ from live_server import (
     encoded,
     events_of,
     free_port,
+    no_room,
     overlap,
     serving,
     switch_off,
@@ -541,6 +543,10 @@ def test_paths_do_not_lead_out_of_the_folders_that_are_shown(server, twin):
     try:
         report = requests.get(f"{server.url}/models/twin/report.html", timeout=10)
         assert report.status_code == 200 and report.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
+        overlong = f"twin/{'a' * 300}.png"  # no name that a file could have
+        assert requests.get(f"{server.url}/models/{overlong}", timeout=10).status_code == 404
+        assert requests.get(f"{server.url}/static/{'a' * 300}.png", timeout=10).status_code == 404
+        assert requests.get(f"{server.url}/models/{'a' * 300}", timeout=10).status_code == 404
         for path in ("twin/secret.txt", "twin/link.png", "twin/metadata.json", "twin/saved_model.pb", "twin/.hidden.png", "none"):
             assert requests.get(f"{server.url}/models/{path}", timeout=10).status_code == 404, path
         for path in ("/models/twin/..%2f..%2fsaved_model.pb", "/models/..%2f..%2fetc%2fpasswd", "/static/..%2fapp.py"):
@@ -668,6 +674,53 @@ def test_results_are_recorded_shown_and_fetched_as_csv(server):
         values = [float(row[f"p_{label}"]) for label in labels]
         assert sum(values) == pytest.approx(1, abs=2e-3) and row["p_calm"] == ""
         assert row["model"] == "ferplus-cnn" and row["label"] in labels
+
+
+def recording_of(server):
+    return requests.get(server.url + "/api/stream", timeout=10).json()["sources"][0]["recording"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows can't limit files")
+def test_a_full_disk_ends_a_recording_and_nothing_else(server, caplog):
+    """The stream goes on, and what was written until then can be fetched."""
+    with no_room(12_000), requests.get(server.url + "/api/stream/events", stream=True, timeout=20) as watching:
+        lines = watching.iter_lines()
+        assert post(server, "/api/recording", json={"recording": True}).json()["recording"]["active"]
+        ended = wait_until(lambda: (now := recording_of(server)) and not now["active"] and now)
+        assert ended["message"].startswith("no more can be written: ") and ended["rows"] > 8
+        counts = [stream.status()["analysed"] for stream in server.engine.streams.values()]
+        told = [json.loads(line[6:]) for line in itertools.islice((each for each in lines if each[:6] == b"data: "), 30)]
+        assert sum(event["result"] is not None for event in told) > 20 and told[-1]["status"]["state"] == "live"
+        assert server.engine.streams["demo"].status()["analysed"] > counts[0]
+        table = list(csv.DictReader(io.StringIO(requests.get(server.url + "/api/results.csv", timeout=10).text)))
+    assert len(table) == ended["rows"] == recording_of(server)["fetched_rows"]
+    assert all(row["p_put off"] is not None for row in table)  # whole rows alone
+    assert [record.getMessage() for record in caplog.records if record.levelno > 20] == [
+        f"the recording of demo ended: {ended['message']}"
+    ]
+    again = post(server, "/api/recording", json={"recording": True}).json()["recording"]
+    assert again["active"] and again["message"] == ""
+    post(server, "/api/recording", json={"recording": False})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows can't limit files")
+def test_what_has_no_room_on_the_disk_is_refused_in_words(server, caplog):
+    film = b"RIFF\0\0\0\0AVI " + bytes(700_000)
+    errors = server.engine.metrics.errors.labels("request")._value.get()
+    before = recording_of(server)
+    with no_room(200):
+        answers = [
+            post(server, "/api/video", files={"video": film}),
+            post(server, files={"image": film}),
+            post(server, "/api/recording", json={"recording": True}),
+        ]
+    for answer in answers:
+        assert answer.status_code == 507 and "no room left on the server's disk" in message(answer)
+    assert recording_of(server) == before  # the last one is still there
+    assert server.engine.metrics.errors.labels("request")._value.get() == errors
+    assert [record.levelname for record in caplog.records if record.levelno > 20 or record.exc_info] == ["WARNING"] * 3
+    described = requests.get(server.url + "/api/openapi.json", timeout=10).json()["paths"]
+    assert all("507" in described[path]["post"]["responses"] for path in ("/api/video", "/api/predict", "/api/recording"))
 
 
 def test_a_snapshot_is_one_picture(server):
@@ -1014,7 +1067,7 @@ def test_gunicorn_serves_it_and_ends_within_three_seconds_of_sigterm():
     [
         (["--host", "192.168.7.7"], "lets a network in, which needs a token; set --token or FER_KERAS_TOKEN"),
         (["--source", "nowhere.mp4"], "there is no file 'nowhere.mp4'"),
-        (["--model", "nobody"], "there is no model 'nobody'"),
+        (["--model", "nobody"], "there is no model nobody"),
         (["--detector", "eyes"], "invalid choice: 'eyes'"),
     ],
 )

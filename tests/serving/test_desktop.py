@@ -379,7 +379,7 @@ def test_without_a_screen_the_browser_is_named(monkeypatch, capsys):
     ("words", "expected"),
     [
         (["--source", "nowhere.mp4"], "there is no file 'nowhere.mp4'; a source is demo, a camera's number (0), a file"),
-        (["--model", "nowhere"], "there is no model 'nowhere'"),
+        (["--model", "nowhere"], "there is no model nowhere"),
         (["--min-face", "5"], "min_face_px must be 10 to 2000, got 5"),
     ],
 )

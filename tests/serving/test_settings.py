@@ -78,7 +78,7 @@ def test_a_variable_that_does_not_fit_is_named(variable, value, message):
 
 
 def test_a_missing_model_is_told_with_those_that_are_there():
-    with pytest.raises(ModelError, match="there is no model 'nobody'.*ferplus-cnn"):
+    with pytest.raises(ModelError, match="there is no model nobody.*ferplus-cnn"):
         find_models(["nobody"])
 
 

@@ -54,6 +54,21 @@ def test_group_dro_is_algorithm_1_of_sagawa_worked_out_by_hand():
     assert np.asarray(loss.weights) == pytest.approx(weights, rel=1e-5)  # judging is no step
 
 
+def test_dro_weights_stay_numbers_whatever_the_step_and_a_group_at_nothing_comes_back():
+    """exp(100 * 6.9) has no place in float32; the losses are 6.9 and 0.001, and then the other way round."""
+    import keras
+
+    loss = group_dro(keras.losses.CategoricalCrossentropy(), cells=2, step=100)
+    truth = np.eye(2, dtype=np.float32)[[0, 0]]
+    said = np.array([[0.001, 0.999], [0.999, 0.001]], np.float32)
+    for _ in range(3):
+        value = float(loss(truth, said, np.array([0, 1], np.float32)))
+    assert np.asarray(loss.weights) == pytest.approx([1, 0])
+    assert value == pytest.approx(-np.log(0.001), rel=1e-3)
+    loss(truth, said, np.array([1, 0], np.float32))
+    assert np.asarray(loss.weights) == pytest.approx([0, 1])
+
+
 def test_dro_lowers_the_loss_of_the_group_that_plain_training_gives_up():
     """One weight can't serve both groups: of 10 faces 9 want it high and 1 low. Plain training serves the nine."""
     import keras

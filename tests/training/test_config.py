@@ -1,11 +1,14 @@
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
 from fer_keras.errors import ConfigError
 from fer_keras.files import whole_folder
 from training import config, train
+
+SHIPPED = Path(__file__).parents[2] / "training" / "configs"
 
 
 def parse(*words):
@@ -143,6 +146,29 @@ def test_a_wrong_file_is_refused_naming_the_setting(tmp_path, text, expected):
 def test_a_missing_file_is_refused():
     with pytest.raises(ConfigError, match=r"can't read the config file nowhere\.yaml"):
         parse("--config", "nowhere.yaml")
+
+
+@pytest.mark.parametrize("called", ["fer2013-cnn-start", "fer2013-cnn-start.yaml", "training/configs/fer2013-cnn-start.yaml"])
+def test_a_shipped_file_is_found_from_any_folder_unless_one_is_there(tmp_path, monkeypatch, called):
+    shipped = config.read_config_file(SHIPPED / "fer2013-cnn-start.yaml")
+    assert shipped["weights"] == "ferplus-cnn-longer"
+    monkeypatch.chdir(tmp_path)
+    assert config.read_config_file(called) == shipped
+    assert parse("--config", called).weights == "ferplus-cnn-longer"
+    Path(called).parent.mkdir(parents=True, exist_ok=True)
+    Path(called).write_text("weights: mine")
+    assert config.read_config_file(called) == {"weights": "mine"}
+
+
+@pytest.mark.parametrize(
+    "called", ["nowhere", "configs/fer2013-cnn-start.yaml", "reproduce.sh", "/training/configs/fer2013-cnn.yaml"]
+)
+def test_a_file_that_is_neither_there_nor_shipped_is_refused_with_those_that_are(tmp_path, monkeypatch, called):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=f"can't read the config file {called}: .*; shipped are drawn-densenet121, fer2013-cnn, .*"
+    ):
+        config.read_config_file(called)
 
 
 def test_unknown_flags_are_refused(capsys):

@@ -122,7 +122,7 @@ def test_a_pupil_learns_from_its_teacher_what_its_labels_do_not_tell(trained, he
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--teacher", "nobody"], "neither a file nor a model in saved_models"),
+        (["--teacher", "nobody"], "there is no model nobody; expected a model's folder, or the name of one"),
         (["--teacher", "EXPORTED", "--sparse"], "is a distribution and needs --one-hot"),
         (["--teacher", "EXPORTED", "--teacher-share", "1.5"], "teacher-share must be from 0 to 1"),
         (["--teacher-asked", "views"], "--teacher-asked is for --teacher"),

@@ -14,7 +14,7 @@ from bands import LABELS, banded_faces, write_faces
 from fer_keras.errors import FerError, ModelError
 from fer_keras.models.exported import read_weights
 from fer_keras.models.registry import ModelSpec
-from training import combining, ensemble, scoring, train
+from training import combining, ensemble, run_folder, scoring, train
 from training.combining import choose_faces
 from training.run_folder import RunFolder
 
@@ -290,8 +290,12 @@ def test_runs_exported_models_and_whole_ensembles_join_and_idle_ones_are_dropped
         "four",
     ]
     assert ensemble.main(words) == 0
-    assert "idle is dropped: learned nothing: it calls all 48 faces happiness" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "idle is dropped: learned nothing: it calls all 48 faces happiness" in out
     result = result_of(inside / "runs/joined")
+    twice = [f"the weights of member-0{number} are in pair too, so what it says counts twice" for number in (1, 2)]
+    assert result["notes"][:2] == twice  # not of idle, whose last layer is another
+    assert all(f"note: {note}" in out for note in twice)
     assert [entry["name"] for entry in result["dropped"]] == ["idle"]
     assert [entry["name"] for entry in result["members"]] == ["member-01", "member-02", "pair"]
     told, truth = by_hand(inside)
@@ -305,6 +309,35 @@ def test_runs_exported_models_and_whole_ensembles_join_and_idle_ones_are_dropped
     metadata = json.loads((inside / "saved_models/four/metadata.json").read_text())
     assert metadata["combine"] == "vote"
     assert metadata["spec"]["options"]["members"][2]["spec"]["name"] == "ensemble"
+
+
+def test_a_run_and_what_was_exported_from_it_are_one_model(inside, capsys):
+    from fer_keras.models.exported import export_model
+
+    run = RunFolder.open("runs/pair/member-02")
+    metadata = {"labels": list(run.labels), "trained_on": "bands"}
+    export_model(run.load_model("best"), run.spec, inside / "saved_models/second", metadata)
+    words = ("--join", "runs/pair", "second", "--out", "runs/doubled", "--export", "doubled")
+    assert "member-02 and second have the same weights; name each model once" in refused(capsys, *words)
+    assert not (inside / "runs/doubled").exists()
+
+
+def test_two_ensembles_of_the_same_members_are_two_models_and_the_reader_is_told(inside):
+    assert ensemble.main(["--join", "runs/pair", "--combine", "vote", "--out", "runs/voting", "--export", "voting"]) == 0
+    members = ensemble.joined_members(["saved_models/pair", "saved_models/voting"])
+    assert ensemble.shared_weights(members) == ["the weights of pair are in voting too, so what it says counts twice"]
+
+
+def test_members_are_trained_by_the_arithmetic_of_the_machine_on_which_the_ensemble_was_begun(inside, monkeypatch):
+    words = [word for word in TINY if word not in ("--precision", "float32")]
+    args = ensemble.build_parser().parse_args(["--members", "2", "--data", "bands", "--out", "runs/begun-elsewhere", *words])
+    monkeypatch.setattr(ensemble, "choose_precision", lambda requested: "mixed_bfloat16" if requested == "auto" else requested)
+    out, plan, _ = ensemble._new_plan(args)
+    assert plan.settings["precision"] == "mixed_bfloat16"
+    monkeypatch.setattr(run_folder, "choose_precision", lambda requested: "float32" if requested == "auto" else requested)
+    assert ensemble.main(["--resume", str(out)]) == 0  # here
+    runs = [RunFolder.open(out / f"member-0{number}") for number in (1, 2)]
+    assert [run.metrics["precision"] for run in runs] == ["mixed_bfloat16"] * 2
 
 
 def test_with_mirror_the_ensemble_answers_for_both_sides_and_single_members_for_one(inside):

@@ -109,6 +109,30 @@ def test_copies_of_a_picture_are_on_one_side_with_all_whom_they_join(tmp_path, k
     assert sorted(tested) == list(range(50))
 
 
+def test_near_copies_in_other_folds_are_told(tmp_path):
+    """The last 10 of 50 smooth pictures are the first 10, mirrored and brighter; noise has no near copies."""
+    from PIL import Image
+
+    from training.folds import plan_folds
+
+    small = np.random.default_rng(1).integers(0, 256, (40, 7, 7), np.uint8)
+    faces = [np.array(Image.fromarray(each).resize((SIZE, SIZE), Image.Resampling.BICUBIC))[..., None] for each in small]
+    faces += [np.clip(face[:, ::-1] * 0.8 + 20, 0, 255).astype(np.uint8) for face in faces[:10]]
+    with DatasetWriter(tmp_path / "near", image_size=SIZE, channels=1) as writer:
+        for face in faces:
+            writer.add(face)
+        columns = {"label": [LABELS[index % 2] for index in range(50)], "split": ["train"] * 50, "kept": [True] * 50}
+        dataset = writer.finish({**columns, "reason": [""] * 50, "source": [""] * 50}, labels=LABELS)
+    told = []
+    fold_of = np.empty(50, int)
+    for number, part in enumerate(plan_folds(dataset, dataset.rows(), 4, [], 0, told.append)):
+        fold_of[part["test"]] = number
+    apart = 2 * (fold_of[:10] != fold_of[40:]).sum()
+    assert apart > 0
+    (remark,) = [text for text in told if "near copies" in text]
+    assert remark.startswith(f"faces with near copies in other folds (re-encoded, resized, lit otherwise or mirrored): {apart}, ")
+
+
 def test_an_interval_over_persons_is_never_a_point():
     from training.scoring import identities_interval
 
@@ -390,7 +414,7 @@ def test_test_faces_can_be_kept_out_and_every_setting_of_train_is_taken(dataset,
         (["--arch", "densnet"], "unknown arch"),
         (["--balance", "age_group"], "age_group"),
         (["--lr", "1e6", "--optimizer", "sgd", "--warmup", "0", "--layers", "8", "--epochs", "1"], "loss became"),
-        (["--arch", "densenet", "--weights", "no-such-model"], "neither a file nor a model"),
+        (["--arch", "densenet", "--weights", "no-such-model"], "there is no model no-such-model"),
         (["--export", "mine"], "unrecognized arguments: --export mine"),
         (["--resume", "nowhere"], "nowhere is not the folder of a k-fold run"),
         (["--resume", "nowhere", "--folds", "5"], "leave out --folds"),

@@ -10,8 +10,9 @@ from commandline import refused, run
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.models.densenet import learnt_size
 from fer_keras.models.exported import read_metadata, read_weights
+from fer_keras.models.finding import SHIPPED_MODELS
 from fer_keras.models.registry import ModelSpec
-from fer_keras.models.transfer import SHIPPED_MODELS, load_exported_weights
+from fer_keras.models.transfer import load_exported_weights
 from training import train
 from training.config import TrainConfig
 from training.run_folder import RunFolder
@@ -71,7 +72,7 @@ def test_other_classes_get_a_new_last_layer(trained, here, capsys):
     ("words", "expected"),
     [
         (["--weights", "imagenet"], "no ImageNet weights for cnn"),
-        (["--weights", "no-such-model"], "neither a file nor a model in saved_models"),
+        (["--weights", "no-such-model"], "there is no model no-such-model"),
         (["--weights", "EXPORTED", "--arch", "resnet"], "is a cnn, its weights do not fit resnet; use it with --arch cnn"),
         (["--weights", "EXPORTED", "--layers", "4,4"], "do not fit this model; leave its options out"),
         (["--weights", "EXPORTED", "--rgb"], "as many channels"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -48,6 +49,30 @@ def test_a_run_is_evaluated_and_exported_as_the_contract_says(trained, here, cap
 
     assert "bands exists already" in refused(capsys, "--data", str(trained.data), "--export", "bands", *small())
     assert "exists already" in refused(capsys, "--data", str(trained.data), "--out", "runs/one", "--export", "other", *small())
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "elsewhere/mine")])
+def test_an_export_of_a_run_that_was_stopped_tells_how_to_go_on_with_it(trained, here, capsys, monkeypatch, out):
+    from training import loop
+
+    write_history = loop.write_history
+
+    def then_stop(path, history):
+        write_history(path, history)
+        if len(history) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    words = ["--data", str(trained.data), "--export", "half", *small("--no-tensorboard"), *out]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_history", then_stop)
+        assert train.main(words) == 0
+    capsys.readouterr()
+    [run] = Path(out[1] if out else "runs/x").parent.iterdir()
+    told = f"its training was stopped and goes on by python -m training.train --resume {run}; choose another --export"
+    assert told in refused(capsys, *words)
+    assert train.main(["--resume", str(run)]) == 0
+    capsys.readouterr()
+    assert "saved_models/half exists already; choose another --export, or --overwrite" in refused(capsys, *words)
 
 
 def test_a_finished_run_is_exported_again_where_asked_and_finds_its_data_where_that_went(trained, here, capsys):
@@ -195,8 +220,8 @@ def test_the_default_draws_its_faces_and_says_so(here, capsys, monkeypatch):
         (["--balance", "age_group"], "can't balance by age_group"),
         (["--export", "../elsewhere"], "--export is a name"),
         (["--targets", "majority"], "no FER\\+ votes"),
-        (["--arch", "densenet", "--weights", "no-such-model"], "neither a file nor a model"),
-        (["--arch", "densenet", "--weights", "missing.h5"], "missing.h5 does not exist"),
+        (["--arch", "densenet", "--weights", "no-such-model"], "no model no-such-model; expected auto, imagenet, none, a file"),
+        (["--arch", "densenet", "--weights", "missing.h5"], "there is no model missing.h5; expected .* a file"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(trained, here, capfd, words, expected):
