@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from flask import Blueprint, Flask, Response, current_app, jsonify, request
+from flask import Blueprint, Flask, Request, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from fer_keras.detectors import DETECTORS
@@ -17,6 +18,7 @@ from fer_keras.errors import DataError, FerError
 from serving import security, uploads
 from serving.drawing import label_colour
 from serving.openapi import describe
+from serving.reception import FORM_PART_BYTES
 from serving.settings import BATCH_IMAGES, MAX_BATCH
 from serving.stream import Stream, TooManyError, face_json
 from serving.uploads import RequestError
@@ -38,8 +40,19 @@ _MB = 2**20
 VIDEO_RATE_HZ = 15.0
 #: Events a second for each listener, unless it asks for more or less.
 EVENTS_HZ = 10.0
+#: What a full disk, a used up quota and a limited file say.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: An endless answer looks this often whether the server is closing.
 _PATIENCE_S = 0.5
+
+
+class CountedRequest(Request):
+    """Flask's request, of whose form each file may stay in memory as far as FORM_PART_BYTES go."""
+
+    def _get_file_stream(self, *args: object, **kwargs: object) -> IO[bytes]:
+        if g.get("body") is not None:
+            g.body.kept_bytes += FORM_PART_BYTES
+        return super()._get_file_stream(*args, **kwargs)
 
 
 def engine() -> Engine:
@@ -49,6 +62,7 @@ def engine() -> Engine:
 
 def install(app: Flask) -> None:
     """Add the API to an application, with what holds for every request: checks before, JSON errors and counts after."""
+    app.request_class = CountedRequest
     app.register_blueprint(blueprint)
 
     @app.before_request
@@ -65,6 +79,7 @@ def install(app: Flask) -> None:
             raise RequestError(503, "the server is stopping")
         security.check_request(request, config.token)
         engine().start()
+        g.body = engine().reception.body_of(request)
 
     @app.after_request
     def count(response: Response) -> Response:
@@ -73,6 +88,11 @@ def install(app: Flask) -> None:
         method = request.method if request.method in METHODS else "other"
         engine().metrics.requests.labels(route, method, str(response.status_code)).inc()
         return response
+
+    @app.teardown_request
+    def over(error: BaseException | None) -> None:
+        if g.get("body") is not None:
+            g.body.close()
 
     app.register_error_handler(Exception, answer_error)
 
@@ -89,6 +109,9 @@ def answer_error(error: Exception) -> Response:
             message = _too_large()
     elif isinstance(error, DataError):
         status, message = 422, str(error)
+    elif isinstance(error, OSError) and error.errno in _NO_ROOM:
+        status, message = 507, "there is no room left on the server's disk for this; try again later"
+        current_app.logger.warning("%s %s: %s", request.method, request.path, error)
     else:
         current_app.logger.exception("%s %s failed", request.method, request.path)
         engine().metrics.errors.labels("request").inc()
@@ -148,7 +171,7 @@ def _json_body(allowed: Sequence[str]) -> dict[str, Any]:
     if request.mimetype != "application/json":
         raise RequestError(415, f"expected application/json, got {request.mimetype[:80] or 'no content type'}")
     try:
-        body = json.loads(request.get_data(cache=False))
+        body = engine().reception.json_of(request)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON: {str(error)[:200]}") from error
     if not isinstance(body, dict):

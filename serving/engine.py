@@ -21,6 +21,7 @@ from fer_keras.models.exported import read_metadata
 from fer_keras.types import TrackedFace
 from serving.metrics import Metrics
 from serving.model_paths import find_models
+from serving.reception import Reception
 from serving.settings import ServerConfig
 from serving.sources import Source, create_source, shrunk
 from serving.stream import Stream, TooManyError
@@ -94,6 +95,7 @@ class Engine:
                 detector=self.detectors,
                 all_labels=self.all_labels,
             )
+        self.reception = Reception(config)
         self._start_lock = threading.Lock()
         self._started = False
         self.ready = threading.Event()

@@ -14,12 +14,14 @@ _ERRORS = {
     403: "caused by a page of another site",
     404: "there is no such thing",
     405: "this address does not take this method",
+    408: "the request came too slowly",
     413: "too many bytes or pixels",
     415: "not a kind of file or body that is read here",
     421: "asked under a name that is not this machine's, without a token",
     422: "a value does not fit",
     500: "the server failed",
     503: "too many at once, stopping, or not loaded yet; try again later",
+    507: "there is no room on the server's disk",
 }
 _TABLE = "a row a face a frame, or one without track_id; boxes are in pixels of a picture of the row's width and height"
 _TEXT = {"type": "string"}
@@ -184,7 +186,14 @@ def _schemas() -> dict[str, Any]:
     faces = {"type": "array", "items": _ref("Face")}
     picture = {"width": whole, "height": whole, "model": text, "faces": faces}
     error = _object({"status": {"type": "integer"}, "message": text}, ["status", "message"])
-    recording = {"active": {"type": "boolean"}, "rows": whole, "max_rows": whole, "started_at": text}
+    recording = {
+        "active": {"type": "boolean"},
+        "rows": whole,
+        "fetched_rows": {**whole, "description": "so many of the first rows somebody has fetched; a new recording replaces all"},
+        "max_rows": whole,
+        "message": {**text, "description": "why it ended by itself; else empty"},
+        "started_at": text,
+    }
     stream = {
         "source": text,
         "title": text,
@@ -288,7 +297,7 @@ def _operation(
     answers: dict[str, Any],
     endless: bool = False,
 ) -> dict[str, Any]:
-    statuses = {*_EVERYWHERE, *((400, 413, 415, 422, 404) if bodies or parameters else ()), 404}
+    statuses = {*_EVERYWHERE, *((400, 413, 415, 422) if bodies or parameters else ()), *((408, 507) if bodies else ()), 404}
     operation: dict[str, Any] = {
         "summary": summary,
         "parameters": parameters,

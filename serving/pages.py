@@ -86,8 +86,9 @@ def model(name: str) -> str:
 def model_file(name: str, file: str) -> Response:
     """A picture or report that lies beside a model."""
     path, _ = _model(name)
-    wanted = path / file
-    if not re.fullmatch(r"[\w-][\w.-]*", file) or not wanted.is_file() or not _showable(wanted):
+    # Looked up among those that are there: a name made up by a visitor may be no name for a file.
+    wanted = {each.name: each for each in path.iterdir()}.get(file)
+    if wanted is None or not re.fullmatch(r"[\w-][\w.-]*", file) or not wanted.is_file() or not _showable(wanted):
         abort(404)
     kind = {**_IMAGES, **_REPORTS}[wanted.suffix.lower()]
     response = send_file(wanted.resolve(), mimetype=kind)

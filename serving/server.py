@@ -6,6 +6,7 @@ before a slow viewer holds it back, and gunicorn runs on Unix only and decides i
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fer_keras.errors import ConfigError
+from serving.patience import PatientSocket
 from serving.settings import ServerConfig, is_loopback
 
 if TYPE_CHECKING:
@@ -26,11 +28,11 @@ log = logging.getLogger("fer_keras.serving")
 
 #: After a signal the process is gone in this time, whatever a driver or a client does.
 STOP_S = 1.8
-#: A client that takes or gives nothing for so long is dropped.
-CLIENT_TIMEOUT_S = 10
 #: What the system may hold back for a slow viewer, who would else see what was seconds ago.
 SEND_BUFFER_BYTES = 192 * 1024
 _DRAIN_BYTES = 1 << 16
+#: An answer that is there before the body waits so long for the rest of it.
+_DRAIN_S = 2.0
 #: Of a request's line and headers together.
 MAX_HEADER_BYTES = 1 << 16
 
@@ -82,16 +84,29 @@ def make_server(app: Flask, config: ServerConfig) -> Any:
     class Request(HTTPRequest):
         """Reads away what an early answer left unread, in small pieces; cheroot would take it into memory at once."""
 
+        def parse_request(self) -> None:
+            self.conn.socket.begin()
+            super().parse_request()
+            self.conn.socket.go_on()
+
         def send_headers(self) -> None:
             if self.chunked_read and self.status[:1] in (b"4", b"5"):
                 self.close_connection = True  # where the body of such a request ends is not known without reading it
-            while not self.close_connection and not self.chunked_read and getattr(self.rfile, "remaining", 0) > 0:
-                if not self.rfile.read(min(_DRAIN_BYTES, self.rfile.remaining)):
-                    break
+            self.conn.socket.hurry(_DRAIN_S)
+            try:
+                while not self.close_connection and not self.chunked_read and getattr(self.rfile, "remaining", 0) > 0:
+                    if not self.rfile.read(min(_DRAIN_BYTES, self.rfile.remaining)):
+                        self.close_connection = True
+            except OSError:  # the client is too slow or gone
+                self.close_connection = True
             super().send_headers()
 
     class Connection(HTTPConnection):
         RequestHandlerClass = Request
+
+        def __init__(self, server: Any, accepted: socket.socket, *args: Any) -> None:
+            patient = PatientSocket.take_over(accepted, config.client_timeout_s, config.min_kb_per_s * 2**10)
+            super().__init__(server, patient, *args)
 
         def close(self) -> None:
             super().close()
@@ -104,7 +119,7 @@ def make_server(app: Flask, config: ServerConfig) -> Any:
         numthreads=config.threads,
         server_name="fer_keras",
         request_queue_size=128,
-        timeout=CLIENT_TIMEOUT_S,
+        timeout=config.client_timeout_s,
         shutdown_timeout=0.5,
     )
     server.ConnectionClass = Connection
@@ -123,6 +138,12 @@ def make_server(app: Flask, config: ServerConfig) -> Any:
     return server
 
 
+#: What a system says of a client that can't be reached, beside ConnectionError and TimeoutError.
+_UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+
 def _log(message: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
-    # Clients that go away are no news.
-    log.log(level if level >= logging.WARNING else logging.DEBUG, message, exc_info=traceback)
+    # Clients that go away or get stuck are no news.
+    error = sys.exc_info()[1]
+    gone = isinstance(error, (ConnectionError, TimeoutError)) or getattr(error, "errno", None) in _UNREACHABLE
+    log.log(level if level >= logging.WARNING and not gone else logging.DEBUG, message, exc_info=traceback and not gone)

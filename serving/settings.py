@@ -31,9 +31,13 @@ class ServerConfig:
     it is let in; needed where host is not loopback. blur: make faces in the stream and in snapshots unrecognisable, as far as the
     detector finds them, which then looks at every frame.
 
+    client_timeout_s: how long a client may take for the line and headers of a request, and give or take nothing afterwards.
+    min_kb_per_s: of a body and of an answer so many times 2**10 bytes a second have to move while the client is waited for.
+
     max_viewers: streams watched at once, and as many listeners to events. max_requests: analyses of uploads waiting or
-    running at once. max_image_mb, max_video_mb: bytes of an upload, in 2**20. max_pixels: of an uploaded picture or of one
-    frame of a video. max_video_s: how much of an uploaded video is analysed. max_faces: most faces told per picture.
+    running at once. max_image_mb, max_video_mb: bytes of an upload, in 2**20. max_bodies_mb: of all requests together, as far as
+    they are in memory, in 2**20; the largest alone is always let in. max_pixels: of an uploaded picture or of one frame of a
+    video. max_video_s: how much of an uploaded video is analysed. max_faces: most faces told per picture.
     max_side_px: larger pictures are shrunk before faces are looked for. record_rows: a recording ends when it has so many.
     jpeg_quality: 1..100. picture_fps: most pictures a second that viewers get, on average; results are of every frame.
     sent_per_s: most pictures a second to all viewers of a camera together, while it gives more frames than can be analysed.
@@ -50,10 +54,13 @@ class ServerConfig:
     port: int = 8000
     token: str | None = None
     blur: bool = False
+    client_timeout_s: float = 10
+    min_kb_per_s: float = 2
     max_viewers: int = 32
     max_requests: int = 64
     max_image_mb: float = 12
     max_video_mb: float = 64
+    max_bodies_mb: float = 256
     max_pixels: int = 25_000_000
     max_video_s: float = 120
     max_faces: int = 100
@@ -90,15 +97,22 @@ class ServerConfig:
 
     @property
     def threads(self) -> int:
-        """Threads that a server needs: one for each endless answer, and some for the others."""
-        return 2 * self.max_viewers * max(1, len(self.sources)) + 16
+        """Threads that a server needs: one for each endless answer and each body that is received, and some for the others."""
+        return 2 * self.max_viewers * max(1, len(self.sources)) + RECEIVED_AT_ONCE + 16
 
     @property
     def largest_body(self) -> int:
         """Bytes of the largest request body that any address takes, with room for what surrounds a file in a form."""
         return int(max(self.max_image_mb * BATCH_IMAGES, self.max_video_mb) * 2**20) + 2**16
 
+    @property
+    def bodies_bytes(self) -> int:
+        """Bytes that the bodies of all requests may take in memory together; enough for the largest."""
+        return max(int(self.max_bodies_mb * 2**20), self.largest_body)
 
+
+#: Bodies that are received at once. Each takes a thread, however slowly it comes.
+RECEIVED_AT_ONCE = 32
 #: Pictures in one request to /api/predict/batch. Together they may be four times as large as one picture alone.
 MAX_BATCH = 32
 BATCH_IMAGES = 4

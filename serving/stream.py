@@ -252,7 +252,10 @@ class Stream:
                     setattr(self, kind, name)
 
     def record(self, on: bool) -> None:
-        """Start a new recording in place of the last, or end the one that runs; what is so already stays so."""
+        """Start a new recording in place of the last, or end the one that runs; what is so already stays so.
+
+        Raises OSError where a new one can't begin; the last one stays then.
+        """
         with self._changed:
             running = self._recording is not None and self._recording.active
             if on and not running:
@@ -438,6 +441,8 @@ class Stream:
         if recording is not None and recording.active:
             size_wh = (frame.rgb.shape[1], frame.rgb.shape[0])
             recording.add(frame.captured_at, frame.time_s, size_wh, model, recognizer.labels, faces)
+            if recording.message:
+                log.warning("the recording of %s ended: %s", self.key, recording.message)
             self.metrics.recording.labels(self.key).set(int(recording.active))
         jpeg = None
         self._pace.set_rate(self._picture_rate_hz())

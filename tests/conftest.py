@@ -23,6 +23,7 @@ LONGEST_FIRST = (
     "test_corruptions_command.py",
     "test_ensemble_command.py",
     "test_page.py",
+    "test_patience.py",
     "test_evaluate.py",
 )
 

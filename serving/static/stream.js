@@ -3,6 +3,7 @@ import { address, ask, byId, colourOf, loadModels, People, postJson, saveAs, say
 import { meanOf, Timeline } from "./chart.js";
 
 const blank = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
+const begun = "Results are being recorded: numbers, no pictures.";
 const say = sayIn("stream");
 const people = new People(byId("people"));
 const timeline = new Timeline(byId("timeline"), byId("legend"));
@@ -199,6 +200,11 @@ function showRecording(recording) {
   byId("recording-text").textContent = on ? `Recording results, ${recording.rows} rows` : "";
   byId("record").classList.toggle("on", on);
   byId("record").textContent = on ? "Stop recording" : "Record results";
+  const why = on ? "" : recording?.message; // it may have ended by itself
+  const note = why ? `The recording ended: ${why}. Get CSV has its ${recording.rows} rows.` : "";
+  if (byId("recording-note").textContent !== note) byId("recording-note").textContent = note; // else it would be read out each time
+  byId("recording-note").hidden = !note;
+  if (note && byId("stream-message").textContent === begun) say("");
   byId("results").hidden = !recording;
   byId("results").href = address(at("/api/results.csv"));
 }
@@ -240,14 +246,25 @@ byId("snapshot").addEventListener("click", async () => {
   }
 });
 
+// What a new recording would take the place of, as far as nobody has fetched it.
+async function unfetchedRows(key) {
+  const { sources } = await (await ask("/api/stream")).json(); // what the page knows may be of another source, or seconds old
+  const last = sources.find((each) => each.source === key)?.recording;
+  return last && !last.active ? last.rows - last.fetched_rows : 0;
+}
+
 byId("record").addEventListener("click", async () => {
   const on = !status?.recording?.active;
+  const key = source();
   try {
-    const now = await postJson("/api/recording", { source: source(), recording: on });
+    const rows = on ? await unfetchedRows(key) : 0;
+    const lost = `The last recording has ${rows} rows that nobody has fetched (Get CSV). A new one takes its place.`;
+    if (rows && !confirm(`${lost}\n\nRecord anew, without them?`)) return;
+    const now = await postJson("/api/recording", { source: key, recording: on });
     if (now.source !== source()) return;
     showRecording(now.recording);
     status = now;
-    say(on ? "Results are being recorded: numbers, no pictures." : "Recording stopped.");
+    say(on ? begun : "Recording stopped.");
   } catch (error) {
     say(error.message, true);
   }

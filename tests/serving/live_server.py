@@ -113,6 +113,19 @@ def wait_until(condition, seconds=20):
     raise AssertionError(f"did not happen within {seconds} s")
 
 
+@contextlib.contextmanager
+def no_room(most_bytes):
+    """No file of this process can be written beyond so many bytes, as where a disk is full."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def overlap(one, other):
     """Intersection over union of two boxes."""
     width = min(one[2], other[2]) - max(one[0], other[0])

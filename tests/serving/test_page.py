@@ -300,7 +300,55 @@ def test_the_chart_has_the_line_of_whom_is_chosen_from_its_beginning(page, serve
     assert (canvas(page, "timeline") == everybody).all()
 
 
+def all_fetched(server):
+    """What others have recorded is fetched, so that the page need not ask."""
+    requests.get(server.url + "/api/results.csv", timeout=20)
+
+
+def asked(browser):
+    """What the page asks in a window of the browser's; None where it does not."""
+    from selenium.common.exceptions import NoAlertPresentException
+
+    try:
+        return browser.switch_to.alert
+    except NoAlertPresentException:
+        return None
+
+
+def test_a_recording_that_nobody_has_fetched_is_not_replaced_unasked(browser):
+    with serving(detector="haar", record_rows=12) as running:
+        stream = running.engine.streams["demo"]
+        browser.get(running.url)
+        wait_until(lambda: people(browser), 30)
+        by_id(browser, "record").click()
+        # It ends by itself, and says why.
+        ended = "The recording ended: 12 rows are the most. Get CSV has its 12 rows."
+        wait_until(lambda: by_id(browser, "recording-note").text == ended, 20)
+        assert message(browser) == "" and by_id(browser, "record").text == "Record results"
+        picture(browser, "recording-ended")
+        first = stream.recording
+        by_id(browser, "record").click()
+        question = wait_until(lambda: asked(browser))
+        assert "12 rows that nobody has fetched" in question.text
+        question.dismiss()
+        time.sleep(0.5)
+        assert stream.recording is first
+        by_id(browser, "record").click()
+        wait_until(lambda: asked(browser)).accept()
+        wait_until(lambda: stream.recording is not first)
+        wait_until(lambda: by_id(browser, "recording-note").text == ended, 20)
+        second = stream.recording
+        by_id(browser, "results").click()
+        wait_until(lambda: second.fetched_rows == 12)
+        by_id(browser, "record").click()
+        wait_until(lambda: stream.recording is not second)  # without a question
+        assert asked(browser) is None
+        browser.get("about:blank")
+    browser.get_log("browser")
+
+
 def test_recording_shows_and_gives_a_table(page, server):
+    all_fetched(server)
     wait_until(lambda: people(page), 30)
     assert not by_id(page, "recording-sign").is_displayed()
     by_id(page, "record").click()

@@ -4,7 +4,7 @@ import pytest
 
 from fer_keras.errors import ConfigError, ModelError
 from serving.model_paths import find_models
-from serving.settings import ServerConfig, config_from_environment, is_loopback
+from serving.settings import RECEIVED_AT_ONCE, ServerConfig, config_from_environment, is_loopback
 
 
 def test_a_network_is_let_in_with_a_token_only():
@@ -17,9 +17,14 @@ def test_a_network_is_let_in_with_a_token_only():
 
 
 def test_there_is_a_thread_for_every_endless_answer_of_every_source():
-    """A viewer's picture and a listener's events are one each; others must be served meanwhile."""
+    """A viewer's picture and a listener's events are one each, a body is one; others must be served meanwhile."""
     config = ServerConfig(sources=("demo", "0", "film.mp4"), max_viewers=5)
-    assert config.threads > 3 * (5 + 5)
+    assert config.threads > 3 * (5 + 5) + RECEIVED_AT_ONCE
+
+
+def test_the_largest_body_is_let_in_however_little_memory_all_may_take():
+    assert ServerConfig(max_bodies_mb=1).bodies_bytes == ServerConfig().largest_body
+    assert ServerConfig().bodies_bytes == 256 * 2**20
 
 
 @pytest.mark.parametrize("token", ["", "short", "a" * 15, "ä" * 16, "a" * 15 + "\n"])

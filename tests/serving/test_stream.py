@@ -1,6 +1,8 @@
 import contextlib
 import csv
 import io
+import os
+import re
 import threading
 import time
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import requests
 from films import damaged_film, grey_film
-from live_server import camera, encoded, overlap, serving, switch_off, wait_until
+from live_server import camera, encoded, no_room, overlap, serving, switch_off, wait_until
 
 from fer_keras.errors import DataError
 from fer_keras.types import TrackedFace
@@ -377,8 +379,35 @@ def test_a_recording_ends_by_itself_and_can_be_read_while_it_grows():
     assert recording.active
     recording.add(0.0, 0.2, (640, 360), "m", ("glad", "sad"), [face(1), face(2)])
     recording.add(0.0, 0.3, (640, 360), "m", ("glad", "sad"), [face(1), face(2)])
-    assert not recording.active and recording.rows == 5
+    assert not recording.active and recording.rows == 5 and recording.message == "5 rows are the most"
     assert b"".join(recording.chunks()).count(b"\n") == 6
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows can't limit files")
+def test_a_recording_that_can_not_be_written_any_more_ends_and_keeps_its_rows():
+    recording = Recording("demo", ("glad", "sad"), max_rows=1000)
+    with no_room(2000):
+        while recording.active:
+            recording.add(0.0, 0.1 * recording.rows, (640, 360), "m", ("glad", "sad"), [face(1), face(2)])
+        assert re.match("no more can be written: .+", recording.message)
+        lines = b"".join(recording.chunks()).decode().splitlines()
+    assert len(lines) == 1 + recording.rows and 4 < recording.rows < 40 and recording.rows % 2 == 0
+    assert {line.count(",") for line in lines} == {lines[0].count(",")}
+    recording.add(0.0, 9.0, (640, 360), "m", ("glad", "sad"), [face(1)])  # there is room again, but it has ended
+    assert b"".join(recording.chunks()).decode().splitlines() == lines
+
+
+def test_a_recording_knows_how_many_of_its_rows_were_fetched():
+    recording = Recording("demo", ("glad", "sad"), max_rows=100)
+    for _ in range(2):
+        recording.add(0.0, 0.0, (640, 360), "m", ("glad", "sad"), [face(1), face(2)])
+        assert recording.status()["fetched_rows"] == 0
+    reading = recording.chunks()
+    next(reading)
+    recording.add(0.0, 0.1, (640, 360), "m", ("glad", "sad"), [face(1)])
+    assert recording.status()["fetched_rows"] == 0  # whoever fetches may still leave
+    assert list(reading) == []
+    assert (recording.status()["fetched_rows"], recording.rows) == (4, 5)
 
 
 def test_boxes_are_drawn_around_faces_and_nowhere_else():
