@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fer_keras.detectors import Detector
     from fer_keras.inference.analyzer import Analyzer
 
+DETECTOR = "mtcnn"
 JPEG_QUALITY = 92
 #: Endings that drawn copies may have; the first is given to what has another.
 PICTURE_COPIES = (".png", ".jpg", ".jpeg")
@@ -78,7 +79,7 @@ def build_parser() -> cli.CommandParser:
         help="with --combine weighted: one for each model; default: by the accuracies they were exported with",
     )
     parser.add_argument("--crop", choices=("auto", "none"), default="auto", help="none: each picture is a face already")
-    parser.add_argument("--detector", choices=DETECTORS, help=f"what finds the faces (default {DETECTORS[0]})")
+    parser.add_argument("--detector", choices=DETECTORS, help=f"what finds the faces (default {DETECTOR})")
     parser.add_argument("--min-face", type=cli.positive_int, metavar="PX", help="smallest face looked for, in pixels")
     parser.add_argument(
         "--runtime", choices=("auto", *RUNTIMES), default="auto", help="what runs the models (default %(default)s)"
@@ -132,7 +133,7 @@ def _command(args: argparse.Namespace) -> int:
     unread: list[str] = []
     files, of_videos = _find(args, unread)
     _check_options(args, of_videos)
-    args.detector = args.detector or DETECTORS[0]
+    args.detector = args.detector or DETECTOR
     copies = plan_copies(files, Path(args.draw), VIDEO_COPIES if of_videos else PICTURE_COPIES) if args.draw else {}
     _check_outputs(args, files, copies)
     if args.draw:

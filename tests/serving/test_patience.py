@@ -294,7 +294,8 @@ def test_gunicorn_drops_who_stalls_and_who_takes_nothing(tmp_path):
             assert drip(client, b"GET /healthz HTTP/1.1\r\nX-Long: " + b"x" * 100) < 6
         deaf = b"GET /api/stream/video HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         with many(2, port, deaf, buffer=4096):
-            wait_until(lambda: requests.get(f"{url}/api/stream/video?limit=1", timeout=5).status_code == 503)
+            wait_until(lambda: requests.get(f"{url}/api/stream", timeout=5).json()["sources"][0]["viewers"] == 2)
+            assert requests.get(f"{url}/api/stream/video?limit=1", timeout=5).status_code == 503
             wait_until(lambda: requests.get(f"{url}/api/stream/video?limit=1", timeout=5).status_code == 200)
         status = requests.get(f"{url}/api/stream", timeout=5).json()["sources"][0]
         assert status["viewers"] == 0, json.dumps(status)

@@ -473,7 +473,10 @@ def test_a_run_over_pictures_that_is_stopped_keeps_its_rows(models, here):
     Image.new("L", (32, 32), 90).save(here / "one.png")
     for number in range(20_000):
         (here / "in" / f"{number:05d}.png").symlink_to(here / "one.png")
-    command = [sys.executable, "-m", "serving.predict", "in", "--model", models / "grey", "--crop", "none", "--csv", "t.csv"]
+    # What runs in the background, as these tests may, starts with Ctrl-C switched off.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from serving import predict; "
+    words = ["in", "--model", models / "grey", "--crop", "none", "--csv", "t.csv"]
+    command = [sys.executable, "-c", f"{code}sys.exit(predict.main())", *words]
     environment = {**os.environ, "PYTHONPATH": str(Path(predict.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         for _ in range(3):
