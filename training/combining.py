@@ -42,6 +42,7 @@ class Plan:
     settings: those of the members to train, resolved but for the seed of each. members: how many to train. join: paths of
     runs and exported models. combine: what is exported. protocol: how faces get their true labels; None: as usual for the data.
     data: the data set. mirror: members answer for each face and its mirror image. notes: what a reader should know of members.
+    half: members are rounded to what 16 bits hold and judged as they are then.
     """
 
     settings: dict[str, Any]
@@ -52,6 +53,7 @@ class Plan:
     data: str
     mirror: bool = False
     notes: list[str] = dataclasses.field(default_factory=list)
+    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,14 @@ class Member:
     """A model that is part of the ensemble, or was to be.
 
     name: how the report calls it. path: run folder or exported model. labels: in the order of its output.
+    half: with its weights rounded as `rounded_to_half` does.
     """
 
     name: str
     path: Path
     spec: ModelSpec
     labels: tuple[str, ...]
+    half: bool = False
 
     @property
     def is_run(self) -> bool:
@@ -73,13 +77,17 @@ class Member:
 
     def score(self) -> ScoredModel:
         """The model, ready to be scored."""
-        return scoring.open_model(self.path, self.name)
+        model = scoring.open_model(self.path, self.name)
+        return dataclasses.replace(model, forward=scoring.forward_of(self.keras_model(), self.spec)) if self.half else model
 
     def keras_model(self) -> keras.Model:
         """The Keras model in float32."""
-        from fer_keras.models.exported import load_keras_model
+        from fer_keras.models.exported import load_keras_model, rounded_to_half
 
-        return scoring.open_run(self.path).load_model("best") if self.is_run else load_keras_model(self.path)
+        model = scoring.open_run(self.path).load_model("best") if self.is_run else load_keras_model(self.path)
+        if self.half:
+            model.set_weights(rounded_to_half(model.get_weights()))
+        return model
 
     def describe(self) -> str:
         """Its architecture in half a sentence."""
@@ -267,6 +275,7 @@ def combine_members(members: Sequence[Member], dataset: FaceDataset, plan: Plan,
     dropped = [{"name": name, "reason": reason} for name, reason in failed.items()]
     if not members:
         raise TrainingError(f"no member is left of {len(dropped)}; lower the learning rate (now {settings.lr:g})")
+    members = [dataclasses.replace(member, half=plan.half) for member in members]
     labels = common_labels({member.name: member.labels for member in members})
     faces = choose_faces(members, dataset, plan.protocol, settings.seed)
     answers, parameters = ask_members(members, labels, dataset, faces, plan.mirror)
@@ -413,6 +422,7 @@ def _figures(
         "seed": plan.settings["seed"],
         "combine": plan.combine,
         "mirror": plan.mirror,
+        "half": plan.half,
         "members": entries,
         "best_member": members[best].name,
         "combinations": ways,
@@ -484,5 +494,5 @@ def _export(
     return train.export_under(
         settings,
         f"{dataset.name}-ensemble",
-        lambda target: export_model(model, spec, target, metadata, overwrite=settings.overwrite),
+        lambda target: export_model(model, spec, target, metadata, settings.overwrite, plan.half),
     )

@@ -28,7 +28,7 @@ from fer_keras.data import targets
 from fer_keras.errors import ConfigError, DataError, FerError, TrainingError
 from fer_keras.files import may_be_replaced, write_json
 from fer_keras.models.ensemble import COMBINATIONS, common_labels
-from fer_keras.models.exported import MODEL_FILES
+from fer_keras.models.exported import MODEL_FILES, rounded_to_half
 from training import config, scoring, train
 from training.backend import choose_precision
 from training.combining import FEWEST_FACES, FITTED, Member, Plan, choose_faces, combine_members, read_state
@@ -63,6 +63,9 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument(
         "--mirror", action="store_true", help="members answer for a face and its mirror image, the mean counts; twice the time"
     )
+    parser.add_argument(
+        "--half", action="store_true", help="keep the ensemble's weights in 16 bits: half the size, for hardly another answer"
+    )
     parser.add_argument("--protocol", choices=targets.PROTOCOLS, help="how a face gets its true label; default: as in evaluate")
     parser.add_argument("--config", metavar="FILE", help=config.FILE_HELP)
     parser.add_argument("--resume", metavar="OUT", help="go on with an ensemble that was stopped or killed")
@@ -78,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     if args.resume:
-        own = [name for name in ("members", "join", "combine", "protocol", "config", "mirror") if getattr(args, name)]
+        own = [name for name in ("members", "join", "combine", "protocol", "config", "mirror", "half") if getattr(args, name)]
         if given := [*config.given_settings(args), *own]:
             raise ConfigError(
                 f"--resume goes on with the settings of the ensemble; leave out --{given[0].replace('_', '-')} "
@@ -155,7 +158,7 @@ def _new_plan(args: argparse.Namespace) -> tuple[Path, Plan, FaceDataset]:
         settings = dataclasses.replace(settings, out=str(out))
         paths = [str(member.path.resolve()) for member in joined]
         data = str(dataset.path.resolve())
-        plan = Plan(settings.to_dict(), count, paths, args.combine or "mean", args.protocol, data, args.mirror, notes)
+        plan = Plan(settings.to_dict(), count, paths, args.combine or "mean", args.protocol, data, args.mirror, notes, args.half)
         _check_fit(plan, joined, dataset)
         out.mkdir(parents=True, exist_ok=True)
         description = {**dataclasses.asdict(plan), "fingerprint": dataset.fingerprint, "failed": {}}
@@ -235,7 +238,7 @@ def shared_weights(members: Sequence[Member]) -> list[str]:
     cli.import_tensorflow()
     held = []
     for member in members:
-        arrays = member.keras_model().get_weights()
+        arrays = rounded_to_half(member.keras_model().get_weights())  # as some keep them
         held.append(Counter((array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest()) for array in arrays))
     notes = []
     for first, second in itertools.permutations(range(len(members)), 2):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import keras
 
     from fer_keras.models.exported import Described
+    from fer_keras.models.registry import ModelSpec
     from training.run_folder import RunFolder
 
 BATCH_SIZE = 64
@@ -136,9 +137,24 @@ def _run_model(run: RunFolder, which: str, key: str) -> ScoredModel:
 
 def keras_model(model: keras.Model, run: RunFolder, which: str, key: str) -> ScoredModel:
     """A run's Keras model, ready to be scored; weights loaded into it later count."""
+    return ScoredModel(
+        key=key,
+        path=run.path,
+        labels=run.labels,
+        image_size=run.spec.image_size,
+        channels=run.spec.channels,
+        parameters=int(model.count_params()),
+        run=run,
+        which=which,
+        temperature=None,
+        forward=forward_of(model, run.spec),
+    )
+
+
+def forward_of(model: keras.Model, spec: ModelSpec) -> Callable[[np.ndarray], np.ndarray]:
+    """What a Keras model answers to uint8 faces of its size, float32 (n, classes); weights loaded into it later count."""
     import tensorflow as tf
 
-    spec = run.spec
     shape = (None, spec.image_size, spec.image_size, spec.channels)
 
     def answer(model: keras.Model, faces: tf.Tensor) -> tf.Tensor:
@@ -147,18 +163,7 @@ def keras_model(model: keras.Model, run: RunFolder, which: str, key: str) -> Sco
     # One trace for every batch length: `model.predict` costs tens of milliseconds a call before it computes anything.
     # A partial, since TensorFlow counts tracings by a function's code: it would warn of "retracing" from the fifth model on.
     forward = tf.function(partial(answer, model), input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
-    return ScoredModel(
-        key=key,
-        path=run.path,
-        labels=run.labels,
-        image_size=spec.image_size,
-        channels=spec.channels,
-        parameters=int(model.count_params()),
-        run=run,
-        which=which,
-        temperature=None,
-        forward=lambda faces: forward(faces).numpy(),
-    )
+    return lambda faces: forward(faces).numpy()
 
 
 def exported_model(path: str | os.PathLike, key: str | None = None) -> ScoredModel:

@@ -1,6 +1,6 @@
 """Exported models: saved_models/NAME, what everything after training uses.
 
-    NAME/saved_model.pb, variables/   SavedModel, float32. Signature serving_default takes uint8 `pixels` (n, h, w, c)
+    NAME/saved_model.pb, variables/   SavedModel, computes in float32. Signature serving_default takes uint8 `pixels` (n, h, w, c)
                                       0..255, signature serve_float float32 ones; both give float32 `probabilities`
     NAME/metadata.json                labels in order, input, crop margin, temperature, spec, data, figures, versions
     NAME/README.md                    model card
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
 import subprocess
@@ -35,6 +36,8 @@ FORMAT_VERSION = 1
 
 #: How far probabilities of the exported and the Keras model may lie apart: float32 sums in another order.
 TOLERANCE = 1e-4
+
+_LARGEST_INT16 = 2**15 - 1
 
 # Floats up to this are black by either scale, 0..255 or 0..1: half a step of an 8 bit picture divided by 255.
 _BLACK = 0.5 / 255
@@ -62,7 +65,8 @@ METADATA_KEYS = (
 # The weights as the SavedModel has them. All vectors (biases, batch normalisation) are packed into one variable: DenseNet121
 # then has 124 variables instead of 608, and loads three times as fast.
 _VECTORS = "vectors"  # float32: all weights of rank 1, end to end
-_ARRAYS = "arrays"  # a list of the others
+_ARRAYS = "arrays"  # a list of the others, float32, or int16 where they were rounded
+_SCALES = "scales"  # float32, only where they were rounded: what to multiply each of them by
 _LENGTHS = "lengths"  # int32, one number for each weight in the order of keras.Model.weights: its length, or -1 for an array
 
 
@@ -72,6 +76,7 @@ def export_model(
     path: str | os.PathLike,
     metadata: Mapping[str, Any],
     overwrite: bool = False,
+    half: bool = False,
 ) -> Path:
     """Write a model as an exported model, whole or not at all, and return its folder.
 
@@ -85,6 +90,8 @@ def export_model(
         on them it learnt from other faces, where it did}), seed, git_revision, name (default: the folder's), licence, and more;
         for an ensemble: members (list of {"name", "architecture", "weight", "accuracy", ...}), combine.
     overwrite: replace an exported model of that name.
+    half: round the weights as `rounded_to_half` does and keep them in 16 bits, which takes half the room. All that reads the
+        model computes in float32 with them, as with others.
 
     Before it takes its place the SavedModel is loaded and must give the twin's probabilities within TOLERANCE.
     Raises ModelError where the folder exists (with overwrite: where it is something else), labels and outputs differ in
@@ -98,11 +105,13 @@ def export_model(
         raise ModelError(f"{path} is not an exported model, so it is not overwritten; choose another name, or remove it")
     complete = _complete_metadata(spec, path, metadata)
     _check_metadata(complete, path)
-    twin = _float32_twin(model, spec)
+    twin = _float32_twin(model, spec, half)
+    if half:
+        complete["kernels"] = "int16"
 
     try:
         with whole_folder(path, overwrite=overwrite) as folder:
-            _write_saved_model(twin, spec, folder)
+            _write_saved_model(twin, spec, folder, half)
             # What this model says of the probe batch, so that another runtime can be checked without TensorFlow.
             probed = np.asarray(twin(probe_pixels(spec.image_size, spec.channels).astype(np.float32), training=False))
             complete["probe"] = {"probabilities": [[round(float(value), 6) for value in row] for row in probed]}
@@ -160,10 +169,33 @@ def git_revision() -> str | None:
     return found.stdout.strip() or None
 
 
-def _float32_twin(model: keras.Model, spec: ModelSpec) -> keras.Model:
+def _float32_twin(model: keras.Model, spec: ModelSpec, half: bool) -> keras.Model:
     twin = spec.build(seed=0, precision="float32")
-    _set_weights(twin, model.get_weights(), f"model {model.name}")
+    values = model.get_weights()
+    _set_weights(twin, rounded_to_half(values) if half else values, f"model {model.name}")
     return twin
+
+
+def rounded_to_half(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Weights with each kernel rounded to 16 bits, biases and batch statistics, which take little room, as they are.
+
+    A weight moves by 1/32767 of the largest in its kernel at most, and not at all where it was rounded before.
+    weights: float32, in the order of `keras.Model.weights`. Returns float32 of the same shapes.
+    Raises ModelError where a kernel has numbers that are not finite.
+    """
+    return [value if value.ndim == 1 else np.float32(scale) * whole for value in weights for whole, scale in [_in_16_bits(value)]]
+
+
+def _in_16_bits(kernel: np.ndarray) -> tuple[np.ndarray, float]:
+    """float32 of any shape as int16 and the power of two by which to multiply them, so that nothing is rounded twice.
+
+    Not float16: TensorFlow complains of it on processors for which oneDNN has none, and it has 11 bits for a kernel's largest.
+    """
+    largest = float(np.abs(kernel).max(initial=0))
+    if not np.isfinite(largest):
+        raise ModelError("the model has weights that are no finite numbers; its training has failed")
+    scale = 2.0 ** math.ceil(math.log2(largest / _LARGEST_INT16)) if largest else 1.0
+    return np.rint(kernel / np.float32(scale)).astype(np.int16), scale
 
 
 def _set_weights(model: keras.Model, values: list[np.ndarray], origin: str) -> None:
@@ -179,7 +211,7 @@ def _set_weights(model: keras.Model, values: list[np.ndarray], origin: str) -> N
     model.set_weights(values)
 
 
-def _write_saved_model(twin: keras.Model, spec: ModelSpec, folder: Path) -> None:
+def _write_saved_model(twin: keras.Model, spec: ModelSpec, folder: Path, half: bool) -> None:
     import keras
     import tensorflow as tf
 
@@ -189,14 +221,19 @@ def _write_saved_model(twin: keras.Model, spec: ModelSpec, folder: Path) -> None
     # Bare variables in a bare module: no optimizer, no Keras configuration, nothing that another Keras can't read.
     module = tf.Module()
     setattr(module, _VECTORS, tf.Variable(np.concatenate([weight.numpy() for weight in vectors]), trainable=False))
-    setattr(module, _ARRAYS, [tf.Variable(weight.numpy(), trainable=False) for weight in arrays])
+    kept = [_in_16_bits(weight.numpy()) if half else (weight.numpy(), 1.0) for weight in arrays]
+    setattr(module, _ARRAYS, [tf.Variable(values, trainable=False) for values, _ in kept])
+    if half:
+        setattr(module, _SCALES, tf.Variable(np.array([scale for _, scale in kept], np.float32), trainable=False))
     setattr(module, _LENGTHS, tf.Variable(np.array(lengths, np.int32), trainable=False))
     shape = (None, spec.image_size, spec.image_size, spec.channels)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32, name="pixels")])
     def serve_float(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         unpacked = tf.split(getattr(module, _VECTORS), [length for length in lengths if length >= 0])
-        values = [tf.convert_to_tensor(variable) for variable in getattr(module, _ARRAYS)]
+        values = [tf.cast(variable, tf.float32) for variable in getattr(module, _ARRAYS)]
+        if half:
+            values = [each * scale for each, scale in zip(values, tf.unstack(getattr(module, _SCALES)), strict=True)]
         with keras.StatelessScope(state_mapping=[*zip(vectors, unpacked, strict=True), *zip(arrays, values, strict=True)]):
             return {"probabilities": twin(pixels, training=False)}
 
@@ -413,13 +450,15 @@ def read_weights(path: str | os.PathLike) -> list[np.ndarray]:
     try:
         reader = tf.train.load_checkpoint(str(Path(path) / "variables" / "variables"))
         vectors = reader.get_tensor(_VECTORS + suffix)
+        scales = reader.get_tensor(_SCALES + suffix) if reader.has_tensor(_SCALES + suffix) else None
         weights, taken, arrays = [], 0, 0
         for length in reader.get_tensor(_LENGTHS + suffix):
             if length >= 0:
                 weights.append(vectors[taken : taken + length])
                 taken += length
             else:
-                weights.append(reader.get_tensor(f"{_ARRAYS}/{arrays}{suffix}"))
+                kernel = reader.get_tensor(f"{_ARRAYS}/{arrays}{suffix}")
+                weights.append(kernel if scales is None else kernel * scales[arrays])
                 arrays += 1
     except Exception as error:  # as above: many kinds
         raise ModelError(f"the weights in {path} can't be read ({_first_line(error)}); export the model again") from error
@@ -460,6 +499,7 @@ def model_card(metadata: Mapping[str, Any]) -> str:
         f"- Temperature: {metadata['temperature']:g} (divide the logarithm of the probabilities by it, then softmax again, "
         "where confidence is to be calibrated)",
         f"- Architecture: {_architecture(metadata)}",
+        *(["- Kernels are kept in 16 bits and used in 32"] if metadata.get("kernels") == "int16" else []),
         f"- Made: {metadata['created']}, seed {metadata['seed']}, revision {metadata['git_revision'] or 'unknown'}, "
         + ", ".join(f"{key} {value}" for key, value in metadata["versions"].items()),
         "",

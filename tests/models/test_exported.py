@@ -18,6 +18,7 @@ from fer_keras.models.exported import (
     model_card,
     read_metadata,
     read_weights,
+    rounded_to_half,
 )
 from fer_keras.models.registry import ModelSpec
 
@@ -170,6 +171,58 @@ def test_a_mixed_precision_model_is_exported_in_float32(model, tmp_path, pixels)
     path = export_model(mixed, SPEC, tmp_path / "mixed", DETAILS)
     faces = pixels(4, 16, 1)
     np.testing.assert_allclose(load_exported(path).predict(faces), np.asarray(model(faces.astype(np.float32))), atol=1e-6)
+
+
+def test_kernels_are_kept_in_16_bits_on_request_and_everything_computes_with_those(model, tmp_path, pixels):
+    import tensorflow as tf
+
+    whole = export_model(model, SPEC, tmp_path / "whole", DETAILS)
+    path = export_model(model, SPEC, tmp_path / "half", DETAILS, half=True)
+    expected = read_weights(path)
+    for before, after in zip(model.get_weights(), expected, strict=True):
+        assert after.dtype == np.float32
+        if before.ndim > 1:
+            assert 0 < np.abs(after - before).max() <= np.abs(before).max() / 32767
+        else:
+            np.testing.assert_array_equal(after, before)
+    again = load_keras_model(path)
+    for read in (again.get_weights(), read_weights(export_model(again, SPEC, tmp_path / "again", DETAILS, half=True))):
+        for told, value in zip(read, expected, strict=True):
+            np.testing.assert_array_equal(told, value)
+    kept = tf.train.load_checkpoint(str(path / "variables/variables")).get_variable_to_dtype_map()
+    assert {dtype for name, dtype in kept.items() if name.startswith("arrays/")} == {tf.int16}
+    data = "variables/variables.data-00000-of-00001"
+    kernels = sum(value.size for value in expected if value.ndim > 1)
+    scales = 4 * sum(value.ndim > 1 for value in expected)
+    assert (whole / data).stat().st_size - (path / data).stat().st_size == pytest.approx(2 * kernels - scales, abs=200)
+
+    rounded = SPEC.build()
+    rounded.set_weights(expected)
+    faces = pixels(4, 16, 1)
+    said = np.asarray(rounded(faces.astype(np.float32)))
+    np.testing.assert_allclose(load_exported(path).predict(faces), said, atol=1e-6)
+    np.testing.assert_allclose(load_exported(path).predict(faces.astype(np.float32)), said, atol=1e-6)
+    assert read_metadata(path)["kernels"] == "int16" and "16 bits" in (path / "README.md").read_text()
+    assert "kernels" not in read_metadata(whole) and "16 bits" not in (whole / "README.md").read_text()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_16_bits_cannot_hold_are_refused(tmp_path, value):
+    model = SPEC.build(seed=3)
+    weights = model.get_weights()
+    weights[0][0, 0, 0, 0] = value
+    model.set_weights(weights)
+    with pytest.raises(ModelError, match="no finite numbers"):
+        export_model(model, SPEC, tmp_path / "m", DETAILS, half=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kernel", [[[0.0, 0.0]], [[1e6, -3.0]], [[1e-30, -7e-31]], [[32767.0, -32767.0]], [[-65534.0, 1.0]]])
+def test_kernels_of_any_size_are_rounded_to_one_of_65535_steps(kernel):
+    [rounded] = rounded_to_half([np.array(kernel, np.float32)])
+    assert rounded.dtype == np.float32
+    np.testing.assert_allclose(rounded, kernel, rtol=0, atol=np.abs(kernel).max() / 32767)
+    np.testing.assert_array_equal(rounded_to_half([rounded])[0], rounded)
 
 
 def test_weights_come_back_in_the_order_of_the_keras_model(original, model):

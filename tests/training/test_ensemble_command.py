@@ -356,6 +356,27 @@ def test_with_mirror_the_ensemble_answers_for_both_sides_and_single_members_for_
     np.testing.assert_allclose(said, expected, atol=1e-5)
 
 
+def test_half_keeps_16_bits_and_judges_members_by_them(inside, capsys):
+    from fer_keras.data.dataset import FaceDataset
+    from fer_keras.models.exported import load_exported
+
+    words = ("--join", "runs/pair", "--half", "--out", "runs/half", "--export", "half")
+    assert ensemble.main(list(words)) == 0
+    data = "variables/variables.data-00000-of-00001"
+    sizes = [(inside / f"saved_models/{name}" / data).stat().st_size for name in ("pair", "half")]
+    kernels = sum(value.size for value in read_weights(inside / "saved_models/pair") if value.ndim > 1)
+    assert sizes[0] - sizes[1] == pytest.approx(2 * kernels, abs=100)  # and the scales
+    dataset = FaceDataset.load(inside / "bands")
+    said = load_exported(inside / "saved_models/half").predict(dataset.faces[dataset.rows("test")])
+    table = pd.read_csv(inside / "runs/half/predictions.csv")
+    told = table[[f"p_{label}" for label in dataset.labels]].to_numpy()
+    np.testing.assert_allclose(told, said, atol=1.5e-6)  # six digits
+    assert np.abs(told - by_hand(inside)[0].mean(axis=0)).max() > 4e-6  # and not of the weights as they were
+    words = ("--join", "pair", "half", "--data", "bands", "--out", "runs/doubled", "--export", "doubled")
+    refusal = refused(capsys, *words)
+    assert "pair and half have the same weights; name each model once" in refusal
+
+
 def test_folds_join_and_faces_that_one_was_trained_on_are_left_out(inside):
     from fer_keras.data.dataset import FaceDataset
 
