@@ -163,7 +163,9 @@ class FilmClock:
             # POS_MSEC counts from where the picture begins, PTS from where the film does, in frames.
             start_s = self._capture.get(cv2.CAP_PROP_PTS) / self._late_hz - told_s
             self.start_s = start_s if 0 < start_s <= _LATEST_START_S else 0.0
-        told_s += self.start_s - self._leapt_s
+        # 0 is what OpenCV says of a frame without a time, such as the last one of every MPEG program stream; where a clock starts
+        # anew, the next frame tells.
+        told_s = told_s + self.start_s - self._leapt_s if told_s or not self.read else self.time_s
         longest_s = max(self._longest_s, _JOIN_STEPS * self.step_s) + passed * self.step_s
         if self.read and abs(told_s - self.time_s) > longest_s:
             told_s = self._joined(told_s)

@@ -210,6 +210,15 @@ def test_one_time_that_is_damaged_leaves_the_others_as_they_are():
     assert times == pytest.approx(even) and clock.leaps is None
 
 
+def test_a_frame_without_a_time_is_no_leap(tmp_path):
+    even = [number / 25 for number in range(130 * 25)]
+    times, clock = clock_of([*even[:-20], 0.0, *even[-19:]])
+    assert times == pytest.approx(even) and clock.leaps is None
+    times, clock = read(grey_film(tmp_path / "film.mpg", len(even), codec="PIM1"))  # of whose last frame OpenCV tells none
+    assert len(times) == len(even) and np.diff(times).max() < 0.1
+    assert clock.leaps is None and clock.missing is None
+
+
 def test_what_is_between_two_frames_and_damaged_is_no_leap():
     lost = 150 * 25
     even = [number / 25 for number in range(lost + 20)]
