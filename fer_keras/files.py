@@ -37,18 +37,37 @@ def nearest_there(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Say which file an OSError is about where it does not itself, as of a disk that gets full in the midst of writing."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
+
+
+@contextlib.contextmanager
 def writing_whole(path: str | os.PathLike, *, text: bool = False) -> Iterator[IO[Any]]:
     """Open a file that appears whole or not at all: a temporary one beside it, which takes its name when the block ends.
 
     text: UTF-8, line ends as written; else bytes. Makes the folder where needed. Leaving by an error leaves nothing. A link
-    stays one, and what it leads to is written. Raises ConfigError for what is no file.
+    stays one, and what it leads to is written. Raises ConfigError for what is no file, and OSError that names it where its last
+    lines find no room; an error of the block comes as it is, for it may be about something else.
     """
     target = file_to_write(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        with temporary.open("w", encoding="utf-8", newline="") if text else temporary.open("wb") as file:
+        file = temporary.open("w", encoding="utf-8", newline="") if text else temporary.open("wb")
+        try:
             yield file
+        except BaseException:
+            with contextlib.suppress(OSError):  # it is thrown away
+                file.close()
+            raise
+        with naming(path):
+            file.close()
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -56,7 +75,7 @@ def writing_whole(path: str | os.PathLike, *, text: bool = False) -> Iterator[IO
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
     """Write a file whole or not at all. Text is written as UTF-8. Makes the folder where needed; returns the path."""
-    with writing_whole(path) as file:
+    with writing_whole(path) as file, naming(path):
         file.write(content.encode() if isinstance(content, str) else content)
     return Path(path)
 

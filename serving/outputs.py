@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fer_keras.errors import ConfigError, DataError
+from fer_keras.files import naming
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,17 +34,6 @@ def for_opencv(path: str | os.PathLike) -> str:
     except UnicodeEncodeError:
         raise DataError(f"{shown(path)} has a name that is not UTF-8, which OpenCV can't open; rename it") from None
     return os.fspath(path)
-
-
-@contextlib.contextmanager
-def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Say which file an OSError is about where it does not itself, as of a disk that gets full in the midst of writing."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
-            error.filename = shown(path)
-        raise
 
 
 def top(probabilities: np.ndarray, labels: Sequence[str]) -> tuple[str, float]:

@@ -30,7 +30,7 @@ from fer_keras import cli
 from fer_keras.data.images import IMAGE_SUFFIXES
 from fer_keras.detectors import DETECTORS
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.files import alone, file_to_write, nearest_there, writing_whole
+from fer_keras.files import alone, file_to_write, naming, nearest_there, writing_whole
 from fer_keras.inference.joint import WAYS, JointRecognizer
 from fer_keras.runtime import RUNTIMES, choose_runtime
 from serving import outputs, videos
@@ -286,16 +286,12 @@ def _pictures(
         writers: dict[str, outputs.CsvWriter | outputs.JsonWriter] = {}
         table: IO[str] | None = None
         drawn = outputs.DrawnCopies(Path(args.draw or ""))
-
-        def opened(name: str) -> IO[str]:
-            stack.enter_context(outputs.naming(name))  # its last lines are written as it is closed
-            return stack.enter_context(writing_whole(name, text=True))
-
         if args.csv:
-            table = opened(args.csv)
+            table = stack.enter_context(writing_whole(args.csv, text=True))
             writers[args.csv] = outputs.CsvWriter(table, recognizer)
         if args.json:
-            writers[args.json] = outputs.JsonWriter(opened(args.json), recognizer, about)
+            file = stack.enter_context(writing_whole(args.json, text=True))
+            writers[args.json] = outputs.JsonWriter(file, recognizer, about)
         print(outputs.HEADER)
         progress = stack.enter_context(tqdm(total=len(pictures), unit="picture", disable=None, leave=False))
         try:
@@ -303,7 +299,7 @@ def _pictures(
                 for line in outputs.lines_of(result, recognizer):
                     tqdm.write(line, file=sys.stdout)
                 for name, writer in writers.items():
-                    with outputs.naming(name):
+                    with naming(name):
                         writer.add(result)
                 if result.pixels is not None:
                     copy = copies[result.picture.path]
@@ -325,7 +321,7 @@ def _pictures(
             raise
         for name, writer in writers.items():
             if isinstance(writer, outputs.JsonWriter):
-                with outputs.naming(name):
+                with naming(name):
                     writer.finish(counts)
     print(_summary(counts))
     for name in filter(None, (args.csv, args.json, args.draw)):
@@ -462,10 +458,9 @@ def _finish_videos(
             + ("every frame" if every == 1 else f"one frame in {every}")
             + " analysed."
         ]
-        with outputs.naming(args.report):
-            write_whole(args.report, video_report.page_of(summaries, labels, about))
+        write_whole(args.report, video_report.page_of(summaries, labels, about))
     if args.parquet:
-        with outputs.naming(args.parquet):
+        with naming(args.parquet):
             videos.write_parquet(table, Path(args.parquet))
     undrawn = 0
     if copies:  # last, since it takes longest
@@ -478,7 +473,7 @@ def _finish_videos(
 def _drawn(path: Path, rows: Iterable[videos.FrameRows], labels: Sequence[str], copy: Path, args: argparse.Namespace) -> bool:
     """Draw a video; False where that can't be done, which is told. Raises OSError where the disk is full."""
     try:
-        with outputs.naming(copy):
+        with naming(copy):
             outputs.DrawnCopies(Path(args.draw)).note(copy)
             videos.draw_video(path, rows, labels, copy, args.every or 1)
     except Exception as error:  # whatever a film is like, it must not keep the others from being drawn
@@ -511,8 +506,7 @@ def _draw(result: Result, recognizer: JointRecognizer, target: Path) -> None:
         drawn.save(buffer, "PNG")
     else:
         drawn.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    with outputs.naming(target):
-        write_whole(target, buffer.getvalue())
+    write_whole(target, buffer.getvalue())
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.files import file_to_write, read_json, write_json
+from fer_keras.files import file_to_write, naming, read_json, write_json
 from fer_keras.types import TrackedFace
 from serving import decoder
-from serving.outputs import for_opencv, naming, shown
+from serving.outputs import for_opencv, shown
 
 if TYPE_CHECKING:
     from fer_keras.inference.analyzer import Analyzer
@@ -291,8 +291,7 @@ class GrowingTable:
             "facts": [asdict(each) for each in self.facts],
             "analyzer": self.analyzer_state,
         }
-        with naming(self._state_path):
-            write_json(self._state_path, state)
+        write_json(self._state_path, state)
         self._saved_at = time.monotonic()
 
 

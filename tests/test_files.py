@@ -15,6 +15,23 @@ def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
     assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text() == "new"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("length", [10, 10**6])
+def test_a_file_that_finds_no_room_is_named_and_is_not_blamed_for_another(tmp_path, length):
+    target, part = tmp_path / "a.txt", tmp_path / f"a.txt.{os.getpid()}.part"
+    part.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as told:
+        files.write_whole(target, "x" * length)
+    assert told.value.filename == str(target)
+    part.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as told, files.writing_whole(target, text=True) as file:
+        file.write("x")
+        with open("/dev/full", "w") as other:
+            other.write("x" * length)
+    assert told.value.filename is None
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["data set", "model"])
 def test_a_link_to_a_folder_stays_one_and_that_folder_is_replaced(tmp_path, kind):
     from fer_keras.data.dataset import DatasetWriter

@@ -382,6 +382,19 @@ def test_a_full_disk_is_told_with_the_name_of_the_picture_s_output(tmp_path, cap
 
 
 @FULL
+def test_lines_that_find_no_room_are_not_blamed_on_the_table(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    words = ["-u", "-m", "serving.predict", "a.png", "--crop", "none", *QUICK[:2], "--csv", "rows.csv"]
+    with open("/dev/full", "w") as full:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, *words], stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, env=environment)
+    assert done.returncode == 2 and done.stderr.decode().endswith("error: [Errno 28] No space left on device\n")
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+@FULL
 def test_a_full_disk_is_told_with_the_name_of_the_table(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grey_film(Path("a.mp4"))
