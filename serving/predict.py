@@ -285,7 +285,7 @@ def _pictures(
     with contextlib.ExitStack() as stack:
         writers: dict[str, outputs.CsvWriter | outputs.JsonWriter] = {}
         table: IO[str] | None = None
-        drawn = outputs.DrawnCopies(Path(args.draw or ""))
+        drawn = outputs.DrawnCopies(Path(args.draw)) if args.draw else None
         if args.csv:
             table = stack.enter_context(writing_whole(args.csv, text=True))
             writers[args.csv] = outputs.CsvWriter(table, recognizer)
@@ -301,7 +301,7 @@ def _pictures(
                 for name, writer in writers.items():
                     with naming(name):
                         writer.add(result)
-                if result.pixels is not None:
+                if drawn and result.pixels is not None:
                     copy = copies[result.picture.path]
                     drawn.note(copy)
                     _draw(result, recognizer, copy)

@@ -463,9 +463,11 @@ def test_drawn_copies_take_the_place_of_drawn_copies_and_of_nothing_else(models,
         assert run(capsys, *asked, "drawn")[0] == 0
     with Image.open(here / "drawn" / "photo.png") as copy:
         assert np.asarray(copy.convert("L"))[copy.height // 2, copy.width // 2] == 30
-    (here / "drawn" / ".fer-keras-drawn").write_text("photo.png\n")
+    for folder in (here, here / "drawn"):
+        (folder / ".fer-keras-drawn").write_text("photo.png\n")
     code, _, errors = run(capsys, *asked, "drawn")
     assert code == 2 and "list of drawn copies, can't be read" in "\n".join(errors)
+    assert run(capsys, *asked[:-1])[0] == 0  # draws nothing, and asks for no list
 
 
 def test_a_run_over_pictures_that_is_stopped_keeps_its_rows(models, here):
