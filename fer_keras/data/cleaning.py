@@ -262,8 +262,10 @@ def judge(
         before, exact = alive.copy(), copies_differ(same, labels, alive)
 
         def against(row: int) -> str:
+            if exact[row]:
+                return ""
             other = before & (near == near[row]) & (labels != labels[row])
-            return "" if exact[row] else f"nearly the same as row {np.argmax(other)}"
+            return f"nearly the same as row {np.argmax(other)}"
 
         apply("conflicting_labels", copies_differ(near, labels, alive), against)
     if "leakage" in dropped:
