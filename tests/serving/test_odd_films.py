@@ -3,7 +3,6 @@
 import csv
 import itertools
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import commandline
 import films
 import numpy as np
 import pytest
-from films import grey_film
+from films import grey_film, killed_run
 
 from fer_keras.errors import DataError
 from fer_keras.labels import EMOTIONS
@@ -129,27 +128,11 @@ def test_table_report_and_drawn_copy_of_joined_recordings_agree_also_after_a_kil
     assert [float(row["time_s"]) for row in table] == pytest.approx([number / 25 for number in range(50)], abs=1e-3)
     assert len(drawn_frames(tmp_path / "whole" / "film.mp4")) == 50
 
-    killed = subprocess.run([sys.executable, "-c", KILLED_BEHIND, *words("rows")], cwd=ROOT, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed_run(words("rows"), 30, 40)
     code, lines, _ = run(capsys, *words("rows"))
     assert code == 0 and "at frame 30 of" in lines[0] and f"  warning: {told}" in lines
     assert (tmp_path / "rows.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert (tmp_path / "rows.html").read_text() == page
-
-
-KILLED_BEHIND = """
-import os, signal, sys
-from serving import predict, videos
-videos.CHECKPOINT_S = 0
-save = videos.GrowingTable.checkpoint
-def checkpoint(table, frame, analyzer):
-    if frame <= 30:
-        save(table, frame, analyzer)
-    elif frame == 40:
-        os.kill(os.getpid(), signal.SIGKILL)
-videos.GrowingTable.checkpoint = checkpoint
-predict.main(sys.argv[1:])
-"""
 
 
 def test_a_film_that_was_broken_off_for_hours_is_not_drawn_for_hours(tmp_path):

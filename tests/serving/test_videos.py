@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from types import SimpleNamespace
 import commandline
 import numpy as np
 import pytest
-from films import UNEVEN_S, damaged_film, edited_film, grey_film, longer_sounding_film, squeezed_film, uneven_film
+from films import UNEVEN_S, damaged_film, edited_film, grey_film, killed_run, longer_sounding_film, squeezed_film, uneven_film
 
 from fer_keras.inference.recognizer import Recognizer
 from fer_keras.labels import EMOTIONS
@@ -137,27 +136,9 @@ def test_without_smoothing_rows_are_what_the_model_says_of_each_frame(clip, tmp_
     assert compared >= 4
 
 
-KILLED = """
-import os, signal, sys
-from serving import predict, videos
-videos.CHECKPOINT_S = 0
-save = videos.GrowingTable.checkpoint
-def checkpoint(table, frame, analyzer):
-    if frame <= 15:
-        save(table, frame, analyzer)
-    elif frame == 21:
-        table._file.write(b"half a li")
-        table._file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-videos.GrowingTable.checkpoint = checkpoint
-predict.main(sys.argv[1:])
-"""
-
-
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_table(clip, whole, tmp_path, capsys, monkeypatch):
     words = [str(word) for word in [clip, *QUICK, "--csv", tmp_path / "rows.csv", "--draw", tmp_path / "drawn"]]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=ROOT, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed_run(words, 15, 21)
     left = ["drawn", *(f"rows.csv.unfinished.{ending}" for ending in ("csv", "json", "lock"))]
     assert sorted(path.name for path in tmp_path.iterdir()) == left
     assert b"half a li" in (tmp_path / "rows.csv.unfinished.csv").read_bytes()
@@ -337,8 +318,7 @@ def test_a_run_over_a_damaged_film_that_was_killed_ends_with_the_same_table(tmp_
     words = [str(word) for word in [film, *QUICK, "--csv"]]
     code, lines, _ = run(capsys, *words, tmp_path / "whole.csv")
     assert code == 0 and "  warning: 4 of 36 frames can't be read; the file is damaged" in lines
-    killed = subprocess.run([sys.executable, "-c", KILLED, *words, str(tmp_path / "rows.csv")], cwd=ROOT, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL and not killed.stderr
+    assert not killed_run([*words, str(tmp_path / "rows.csv")], 15, 21)
     code, lines, _ = run(capsys, *words, tmp_path / "rows.csv")
     assert code == 0 and "at frame 15 of" in lines[0]
     assert (tmp_path / "rows.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
