@@ -95,11 +95,19 @@ class DrawnCopies:
 
     def note(self, target: Path) -> None:
         """Note a copy, before it is drawn: a run that was killed in between finds its own ones again."""
-        if target not in self._own:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with naming(self._folder / self.LIST), open(self._folder / self.LIST, "a", encoding="utf-8") as file:
+        if target in self._own:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / self.LIST
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with naming(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(os.path.relpath(target, self._folder)) + "\n")
-            self._own.add(target)
+        except OSError:
+            if path.exists():  # half a line, of a disk that got full, would leave a list that can't be read
+                os.truncate(path, before)
+            raise
+        self._own.add(target)
 
 
 class CsvWriter:

@@ -14,14 +14,16 @@ from pathlib import Path
 import commandline
 import numpy as np
 import pytest
+from live_server import no_room
 from PIL import Image
 
 from fer_keras.data.images import crop_box, decode, resize, to_channels
 from fer_keras.detectors import create_detector
-from fer_keras.errors import DataError
+from fer_keras.errors import ConfigError, DataError
 from fer_keras.labels import EMOTIONS
 from serving import pictures, predict
 from serving.drawing import draw_faces
+from serving.outputs import DrawnCopies
 
 ROOT = Path(__file__).parent.parent.parent
 SHUFFLED = tuple(EMOTIONS[index] for index in (3, 0, 7, 1, 2, 6, 5, 4))
@@ -468,6 +470,23 @@ def test_drawn_copies_take_the_place_of_drawn_copies_and_of_nothing_else(models,
     code, _, errors = run(capsys, *asked, "drawn")
     assert code == 2 and "list of drawn copies, can't be read" in "\n".join(errors)
     assert run(capsys, *asked[:-1])[0] == 0  # draws nothing, and asks for no list
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows can't limit files")
+def test_the_list_of_drawn_copies_can_be_read_after_the_disk_was_full(here):
+    copies = [here / f"{number}.png" for number in range(5)]
+    drawn = DrawnCopies(here)
+    drawn.note(copies[0])
+    with no_room(20), pytest.raises(OSError, match="drawn"):  # lines have 8 bytes
+        for copy in copies:
+            drawn.note(copy)
+    assert (here / ".fer-keras-drawn").read_text() == '"0.png"\n"1.png"\n'
+    for copy in copies:
+        copy.touch()
+    again = DrawnCopies(here)
+    again.refuse_strangers(copies[:2])
+    with pytest.raises(ConfigError, match="2.png, which is no drawn copy"):
+        again.refuse_strangers(copies)
 
 
 def test_a_run_over_pictures_that_is_stopped_keeps_its_rows(models, here):
