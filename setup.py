@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "fer_keras" / "__init__.py").read_text(encoding="utf-8")).group(1)
 #: What saved_models/ ships; models of one's own beside them are not packed.
-MODELS = ("fer2013-cnn", "ferplus-cnn", "ferplus-densenet121", "ferplus-ensemble")
+MODELS = ("fer2013-cnn", "fer2013-ensemble", "ferplus-cnn", "ferplus-densenet121", "ferplus-ensemble")
 
 setup(
     name="fer_keras",

@@ -257,9 +257,25 @@ def _fit_and_finish(run: RunFolder, dataset: FaceDataset, given: dict[str, Any] 
         result = fit_one(settings, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
         took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
         print(f"Best epoch {result.best_epoch} of {result.epochs} (validation loss {result.best_val_loss:.4f}); {took}")
+        if passed := _passed_over(run, settings, result.best_val_loss):
+            print(passed)
     exported = finish_run(run, settings, dataset)
     print(f"Exported: {exported}")
     return 0
+
+
+def _passed_over(run: RunFolder, settings: TrainConfig, best_val_loss: float) -> str | None:
+    """Which epoch had a lower validation loss and did not count; None where the best is the lowest."""
+    import pandas as pd
+
+    history = pd.read_csv(run.path / "history.csv")
+    lowest = history.loc[history["val_loss"].idxmin()]
+    if not lowest["val_loss"] < best_val_loss:
+        return None
+    return (
+        f"Epoch {int(lowest['epoch'])} had {lowest['val_loss']:.4f}, but best is looked for after epoch {settings.best_after}, "
+        "since single early epochs are good by luck; --best-after 0 looks at all"
+    )
 
 
 def taught_by(run: RunFolder) -> dict[str, Any]:

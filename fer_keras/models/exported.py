@@ -597,7 +597,10 @@ def interval_to_state(figures: Mapping[str, Any]) -> Sequence[float]:
 def _figures_table(figures: list[Mapping[str, Any]]) -> list[str]:
     if not figures:
         return ["None were measured."]
-    rows = ["| data | split | protocol | n | accuracy | 95% interval | macro F1 | ECE |", "|---|---|---|---|---|---|---|---|"]
+    rows = [
+        "| data | split | protocol | n | accuracy | 95% interval | macro F1 | ECE, no temperature |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for figure in figures:
         interval = " to ".join(_number(bound) for bound in interval_to_state(figure))
         told = (("n_learnt", "learnt"), ("n_persons_learnt", "persons known"))

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from bands import banded_faces, write_faces
@@ -74,7 +75,7 @@ def test_steps_come_after_all_that_they_build_on_and_no_others():
         return subprocess.run(["bash", script, "--steps", *names], capture_output=True, text=True, check=True).stdout.split()
 
     whole = steps()
-    assert {"ferplus-cnn", "ferplus-ensemble", "fer2013-cnn", "ferplus-densenet121"} <= set(whole)
+    assert {"ferplus-cnn", "ferplus-ensemble", "fer2013-cnn", "fer2013-ensemble", "ferplus-densenet121"} <= set(whole)
     assert len(whole) == len(set(whole))
     for number, name in enumerate(whole):
         config = script.parent / f"{name}.yaml"
@@ -82,10 +83,29 @@ def test_steps_come_after_all_that_they_build_on_and_no_others():
             settings = yaml.safe_load(config.read_text())
             needed = {settings.get("weights", "none"), settings.get("teacher", "none")} - {"none"}
             assert needed <= set(whole[:number]), name
+    built = {"ferplus-cnn-mean": {"ferplus-cnn-large", "ferplus-cnn"}, "fer2013-ensemble": {"fer2013-cnn-other"}}
+    for name, needed in built.items():
+        assert needed <= set(whole[: whole.index(name)])
     configs = {path.stem for path in script.parent.glob("*.yaml")} - {"ferplus-ablation"}
     assert configs <= set(whole)  # none is left over
     alone = steps("fer2013-cnn")
     assert "fer2013-teacher" in alone and "drawn-densenet121" not in alone and alone[-1] == "fer2013-cnn"
+
+
+def test_a_mean_of_weights_is_made_of_the_runs_and_kept(project):
+    from fer_keras.models.exported import read_weights
+
+    for name, seed in (("large", 1), ("", 2)):
+        settings = {"data": "data/prepared/ferplus", **TINY, "epochs": 2, "weights": "none", "best_after": 0, "seed": seed}
+        file = "-".join(filter(None, ("ferplus-cnn", name)))
+        (project / "training" / "configs" / f"{file}.yaml").write_text(yaml.safe_dump(settings))
+    for said in ("Exported: reproduced/ferplus-cnn-mean", "reproduced/ferplus-cnn-mean is there"):
+        process = reproduce(project, "ferplus-cnn-mean")
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0 and said in out, err
+    large, second, mean = (read_weights(project / "reproduced" / f"ferplus-cnn{end}") for end in ("-large", "", "-mean"))
+    for one, other, both in zip(large, second, mean, strict=True):
+        np.testing.assert_allclose(both, (one + other) / 2, atol=1e-6)
 
 
 def test_unknown_steps_and_missing_data_are_told_before_anything_is_trained(project):

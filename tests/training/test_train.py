@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import commandline
 import numpy as np
@@ -266,3 +267,13 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_half_written(trained
     assert not list(here.rglob("*.part")) and not list(here.rglob("part-*"))
     assert not (here / "runs" / "full").exists()
     assert not (here / "saved_models").exists()
+
+
+def test_an_early_epoch_that_was_lower_and_does_not_count_is_told(tmp_path):
+    from training.config import TrainConfig
+
+    run = SimpleNamespace(path=tmp_path)
+    (tmp_path / "history.csv").write_text("epoch,val_loss\n1,0.9\n2,0.4667\n3,0.8\n4,0.7172\n")
+    told = train._passed_over(run, TrainConfig(best_after=3), 0.7172)
+    assert told.startswith("Epoch 2 had 0.4667, but best is looked for after epoch 3") and "--best-after 0" in told
+    assert train._passed_over(run, TrainConfig(best_after=0), 0.4667) is None

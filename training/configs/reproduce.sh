@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Trains the shipped models of real faces anew, with all that they build on, into reproduced/; given again after a stop it goes on.
 #
-#   bash training/configs/reproduce.sh                    all four: about a day on two cores (docs/results.md has each step's time)
+#   bash training/configs/reproduce.sh                    all five: about a day and a half on two cores (docs/results.md has each step's time)
 #   bash training/configs/reproduce.sh ferplus-cnn        one of them, and what it builds on
 #   bash training/configs/reproduce.sh --steps [NAME...]  says what would be made, in this order
 #
 # Needs an environment with fer_keras, and FER2013 with FER+'s votes, prepared by
 #   python -m training.prepare --source fer2013 --csv fer2013.csv --votes fer2013new.csv --out data/prepared/ferplus
-# and for fer2013-cnn also
+# and for fer2013-cnn and fer2013-ensemble also
 #   python -m training.prepare --source fer2013 --csv fer2013.csv --out data/prepared/fer2013
 # data/prepared/drawn-seed1 it makes itself.
 set -euo pipefail
@@ -23,10 +23,21 @@ ensemble_of() {
         ferplus-teacher) echo "ferplus ferplus-cnn-longer ferplus-cnn-start --mirror" ;;
         ferplus-three) echo "ferplus ferplus-cnn-start ferplus-cnn-longer ferplus-cnn-robust --mirror" ;;
         ferplus-five)
-            echo "ferplus ferplus-densenet121 ferplus-cnn-large ferplus-cnn-longer ferplus-cnn-robust ferplus-cnn-start"
+            echo "ferplus ferplus-densenet121-large ferplus-cnn-large ferplus-cnn-longer ferplus-cnn-robust ferplus-cnn-start"
             ;;
-        ferplus-ensemble) echo "ferplus ferplus-cnn ferplus-cnn-longer ferplus-cnn-start --mirror" ;;
+        ferplus-three2) echo "ferplus ferplus-cnn-mean ferplus-cnn-longer ferplus-cnn-start --mirror" ;;
+        ferplus-ensemble) echo "ferplus ferplus-cnn ferplus-cnn-longer ferplus-cnn-start --mirror --half" ;;
         fer2013-teacher) echo "fer2013 fer2013-cnn-start fer2013-cnn-wide --mirror" ;;
+        fer2013-ensemble) echo "fer2013 fer2013-cnn fer2013-cnn-other --mirror --half" ;;
+        *) return 1 ;;
+    esac
+}
+
+# Means of the weights of two trainings.
+mean_of() {
+    case "$1" in
+        ferplus-cnn-mean) echo "ferplus-cnn-large ferplus-cnn" ;;
+        ferplus-densenet121-mean) echo "ferplus-densenet121-large ferplus-densenet121-views" ;;
         *) return 1 ;;
     esac
 }
@@ -34,6 +45,8 @@ ensemble_of() {
 needs() {
     if [ -f "$configs/$1.yaml" ]; then
         sed -nE 's/^(weights|teacher): *//p' "$configs/$1.yaml" | grep -vx none || true
+    elif mean_of "$1" >/dev/null; then
+        mean_of "$1" | tr ' ' '\n'
     else
         ensemble_of "$1" | tr ' ' '\n' | sed -e 1d -e '/^--/d'
     fi
@@ -52,10 +65,11 @@ if [ "${1-}" = --steps ]; then
     say_only=yes
     shift
 fi
-[ $# -gt 0 ] || set -- ferplus-cnn ferplus-ensemble fer2013-cnn ferplus-densenet121
+shipped="ferplus-cnn ferplus-ensemble fer2013-cnn fer2013-ensemble ferplus-densenet121"
+[ $# -gt 0 ] || set -- $shipped
 for name in "$@"; do
-    if [ ! -f "$configs/$name.yaml" ] && ! ensemble_of "$name" >/dev/null; then
-        echo "$name is no step; take some of ferplus-cnn, ferplus-ensemble, fer2013-cnn, ferplus-densenet121" >&2
+    if [ ! -f "$configs/$name.yaml" ] && ! mean_of "$name" >/dev/null && ! ensemble_of "$name" >/dev/null; then
+        echo "$name is no step; take some of ${shipped// /, }" >&2
         exit 2
     fi
     plan "$name"
@@ -105,9 +119,26 @@ ensemble() {
         --saved-models "$into" --join "${join[@]}" ${options[@]+"${options[@]}"}
 }
 
+mean() {
+    local name="$1" run runs=()
+    if [ -f "$into/$name/metadata.json" ]; then
+        echo "$into/$name is there"
+        return
+    fi
+    for run in $(mean_of "$name"); do runs+=("runs/$into/$run"); done
+    rm -rf "runs/$into/$name"
+    python -m training.average "${runs[@]}" --out "runs/$into/$name" --export "$name" --saved-models "$into"
+}
+
 for name in "${steps[@]}"; do
     echo "== $name"
-    if [ -f "$configs/$name.yaml" ]; then train "$name"; else ensemble "$name"; fi
+    if [ -f "$configs/$name.yaml" ]; then
+        train "$name"
+    elif mean_of "$name" >/dev/null; then
+        mean "$name"
+    else
+        ensemble "$name"
+    fi
 done
 
 python - "$into" "$@" <<'END'
