@@ -46,7 +46,7 @@ def test_joined_models_are_looked_for_in_saved_models_as_the_settings_have_it(ca
     (here / "exports" / "mine" / "metadata.json").touch()
     said = commandline.refused(ensemble.main, capsys, "--join", "mine", "nobody", "--saved-models", "exports", "--data", "faces")
     assert "there is no model nobody" in said
-    assert "in exports or shipped (fer2013-cnn, ferplus-cnn, " in said and ", mine" in said
+    assert "in exports or shipped (fer2013-cnn, fer2013-ensemble, ferplus-cnn, " in said and ", mine" in said
 
 
 def test_one_model_by_two_names_is_one(capsys):
