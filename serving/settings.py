@@ -89,6 +89,8 @@ class ServerConfig:
             len(self.token) < MIN_TOKEN_CHARS or not self.token.isascii() or not self.token.isprintable()
         ):
             raise ConfigError(f"a token has {MIN_TOKEN_CHARS} or more plain characters; take this one: {_example_token()}")
+        if self.token is not None and self.token != self.token.strip():  # HTTP takes them off the ends of a header
+            raise ConfigError("the token begins or ends with a blank, which can't be sent; leave it out")
         if self.token is None and not is_loopback(self.host):
             raise ConfigError(
                 f"listening on {self.host or 'every address'} lets a network in, which needs a token; set --token or "

@@ -33,6 +33,14 @@ def test_a_token_that_can_be_guessed_or_not_be_sent_is_refused(token):
         ServerConfig(token=token)
 
 
+@pytest.mark.parametrize("token", [" " + "a" * 16, "a" * 16 + " ", " " * 16])
+def test_a_token_that_begins_or_ends_with_a_blank_is_refused_since_no_header_brings_it(token):
+    with pytest.raises(ConfigError, match="begins or ends with a blank"):
+        ServerConfig(token=token)
+    within = "a" * 8 + " " + "a" * 8
+    assert ServerConfig(token=within).token == within
+
+
 def test_the_token_that_is_proposed_can_be_given_on_the_command_line():
     from serving.app import build_parser
 
