@@ -10,6 +10,7 @@ Needs Tk (Debian and Ubuntu: apt-get install python3-tk). Nothing is stored and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import queue
 import signal
@@ -95,6 +96,8 @@ def _command(args: argparse.Namespace) -> int:
     )
     create_source(args.source)  # what is wrong with it is told before a window opens
     root = open_screen()
+    import tkinter as tk
+
     if choose_runtime(args.runtime) == "tensorflow":
         cli.import_tensorflow()
     window = Window(root, config, paths, args.combine)
@@ -104,7 +107,8 @@ def _command(args: argparse.Namespace) -> int:
     try:
         root.mainloop()
     finally:
-        window.close()
+        with contextlib.suppress(tk.TclError):  # the window system may have destroyed the window
+            window.close()
     return 0
 
 
@@ -285,10 +289,10 @@ class Window:
         if self._closed:
             return
         self._closed = True
-        self.root.after_cancel(self._next)
         if self._viewer is not None:
             self._viewer.stop()
         self.stream.close(time.monotonic() + CLOSE_S)
+        self.root.after_cancel(self._next)  # fails where the window is gone already
         self.root.destroy()
 
     def _choose(self) -> None:

@@ -357,6 +357,22 @@ def test_the_command_opens_a_window_and_ends_when_asked_to(screen):
         process.kill()
 
 
+def test_a_window_that_the_window_system_destroys_is_closed_as_by_a_person(screen):
+    if not shutil.which("xdotool"):
+        pytest.skip("needs a way to destroy a window (Debian and Ubuntu: xdotool)")
+    command = [sys.executable, "-m", "serving.desktop", "--source", "demo"]
+    process = subprocess.Popen(command, cwd=MODEL.parent.parent, stderr=subprocess.PIPE, text=True)
+    try:
+        search = ["xdotool", "search", "--sync", "--name", "^Expressions: demo$"]
+        window = subprocess.check_output(search, timeout=30, text=True).split()[0]
+        time.sleep(0.5)
+        subprocess.run(["xdotool", "windowclose", window], check=True)
+        _, errors = process.communicate(timeout=10)
+        assert (process.returncode, errors) == (0, "")
+    finally:
+        process.kill()
+
+
 def run(capsys, *words):
     code = desktop.main([str(word) for word in words])
     return code, capsys.readouterr().err.strip().splitlines()
