@@ -63,7 +63,7 @@ def build_parser() -> cli.CommandParser:
         help="an exported model or ensemble, a folder or a name in saved_models (repeatable; the window switches between them)",
     )
     parser.add_argument(
-        "--combine", choices=tuple(COMBINATIONS), default="mean", help="how several models answer together (default %(default)s)"
+        "--combine", choices=tuple(COMBINATIONS), help="how several models of the same labels answer together (default mean)"
     )
     parser.add_argument("--detector", choices=DETECTORS, default="mtcnn", help="what finds the faces (default %(default)s)")
     parser.add_argument(
@@ -84,6 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(args: argparse.Namespace) -> int:
     quiet_decoder()
     paths = find_models(args.model)
+    if args.combine:
+        from fer_keras.models.ensemble import common_labels
+
+        common_labels(labels_of(paths))  # models of different labels can be watched, but not together
     config = ServerConfig(
         sources=(args.source,),
         models=tuple(map(str, paths.values())),
@@ -100,7 +104,7 @@ def _command(args: argparse.Namespace) -> int:
 
     if choose_runtime(args.runtime) == "tensorflow":
         cli.import_tensorflow()
-    window = Window(root, config, paths, args.combine)
+    window = Window(root, config, paths, args.combine or "mean")
     for each in (signal.SIGINT, signal.SIGTERM):
         # Tk would print an exception raised here and go on.
         signal.signal(each, lambda *_: root.after(0, window.close))
@@ -127,6 +131,13 @@ def open_screen() -> tk.Tk:
         raise ConfigError(f"there is no screen for a window ({error}); or watch in a browser: python -m serving.app") from error
 
 
+def labels_of(paths: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
+    """The labels of each model, by name."""
+    from fer_keras.models.exported import read_metadata
+
+    return {name: tuple(read_metadata(path)["labels"]) for name, path in paths.items()}
+
+
 def make_stream(config: ServerConfig, paths: Mapping[str, Path]) -> tuple[Stream, OnDemand[Any]]:
     """The stream of the first source, and what can be asked, by name: each model, and joined ones for ALL_TOGETHER.
 
@@ -135,12 +146,11 @@ def make_stream(config: ServerConfig, paths: Mapping[str, Path]) -> tuple[Stream
     from fer_keras.detectors import create_detector
     from fer_keras.labels import ordered
     from fer_keras.models.ensemble import common_labels
-    from fer_keras.models.exported import read_metadata
     from serving.engine import OnDemand
     from serving.metrics import Metrics
     from serving.stream import Stream
 
-    labels = {name: tuple(read_metadata(path)["labels"]) for name, path in paths.items()}
+    labels = labels_of(paths)
     names = list(paths)
     if len(paths) > 1:
         try:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from films import damaged_film, grey_film
 
-from fer_keras.errors import ModelError
+from fer_keras.errors import ConfigError, ModelError
 from fer_keras.inference.ensemble import combine
 from fer_keras.inference.recognizer import Recognizer
 from fer_keras.labels import EMOTIONS
@@ -293,12 +293,18 @@ def test_what_was_said_at_the_start_does_not_stay_where_frames_are_seldom(screen
         assert window.status.cget("text") == "ferplus-cnn: 0.0 pictures a second"
 
 
-def test_models_of_different_labels_are_offered_one_by_one(screen, models, clip, tmp_path):
-    other = shutil.copytree(MODEL, tmp_path / "words")
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """The shipped model with other labels."""
+    other = shutil.copytree(MODEL, tmp_path_factory.mktemp("models") / "words")
     metadata = json.loads((other / "metadata.json").read_text())
     metadata |= {"name": "words", "labels": [f"word-{number}" for number in range(8)]}
     (other / "metadata.json").write_text(json.dumps(metadata))
-    with closing(opened({"ferplus-cnn": MODEL, "words": other}, clip)) as window:
+    return other
+
+
+def test_models_of_different_labels_are_offered_one_by_one(screen, words, clip):
+    with closing(opened({"ferplus-cnn": MODEL, "words": words}, clip)) as window:
         assert window.model.cget("values") == ("ferplus-cnn", "words")
         click(window, window.button)
         choose(window, "words")
@@ -402,6 +408,20 @@ def test_without_a_screen_the_browser_is_named(monkeypatch, capsys):
 def test_wrong_requests_are_refused_in_one_line_before_a_window_opens(capsys, words, expected):
     code, [error] = run(capsys, *words)
     assert code == 2 and expected in error
+
+
+def test_models_of_different_labels_are_refused_where_a_way_of_combining_them_was_asked_for(monkeypatch, capsys, words, clip):
+    def no_screen():
+        raise ConfigError("no screen in this test")
+
+    monkeypatch.setattr(desktop, "open_screen", no_screen)
+    both = ("--source", clip, "--model", MODEL, "--model", words)
+    for how in ("mean", "vote"):
+        code, [error] = run(capsys, *both, "--combine", how)
+        assert code == 2 and "models of different labels can't be combined: words lacks neutral" in error
+    for allowed in (both, (*both[:-2], "--combine", "vote")):
+        code, [error] = run(capsys, *allowed)
+        assert code == 2 and "no screen in this test" in error
 
 
 def test_in_the_smallest_window_all_that_is_said_can_be_read(screen, models, clip):
