@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_keras.errors import ConfigError
 from serving.patience import PatientSocket
-from serving.settings import ServerConfig, is_loopback
+from serving.settings import ServerConfig, is_loopback, path_below
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -54,7 +54,7 @@ def serve(app: Flask, config: ServerConfig) -> int:
     threading.Thread(target=server.serve, name="accept", daemon=True).start()
     if not is_loopback(config.host):
         log.warning("this is plain HTTP: on a network that others use, put a proxy with TLS in front")
-    print(f"{address(config.host, server.bind_addr[1])}  (Ctrl-C stops)", flush=True)
+    print(f"{address(config.host, server.bind_addr[1], path_below())}  (Ctrl-C stops)", flush=True)
     engine.start()
     while not stopping.wait(0.5):  # a wait without end would not see signals on Windows
         pass
@@ -69,15 +69,19 @@ def serve(app: Flask, config: ServerConfig) -> int:
     os._exit(0)
 
 
-def address(host: str, port: int) -> str:
-    """The URL at which a browser on this machine finds a server that listens there."""
+def address(host: str, port: int, below: str = "") -> str:
+    """The URL at which a browser on this machine finds a server that listens there. below: as `path_below` tells it."""
     if host in ("127.0.0.1", "::1", "0.0.0.0", "::", ""):  # noqa: S104
         host = "localhost"
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    return f"http://[{host}]:{port}{below}/" if ":" in host else f"http://{host}:{port}{below}/"
 
 
 def make_server(app: Flask, config: ServerConfig) -> Any:
-    """A cheroot server that listens already; `serve()` answers. Raises ConfigError where the address can't be taken."""
+    """A cheroot server that listens already; `serve()` answers, below SCRIPT_NAME where that is set.
+
+    Raises ConfigError where the address can't be taken, or SCRIPT_NAME is no path.
+    """
+    below = path_below()
     from cheroot import wsgi
     from cheroot.server import HTTPConnection, HTTPRequest
 
@@ -115,7 +119,7 @@ def make_server(app: Flask, config: ServerConfig) -> Any:
 
     server = wsgi.Server(
         (config.host, config.port),
-        app,
+        _mounted(app, below) if below else app,
         numthreads=config.threads,
         server_name="fer_keras",
         request_queue_size=128,
@@ -136,6 +140,17 @@ def make_server(app: Flask, config: ServerConfig) -> Any:
         ) from error
     server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     return server
+
+
+def _mounted(app: Flask, below: str) -> Any:
+    """The application below a path; what is asked elsewhere is not there."""
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+    from werkzeug.wrappers import Response
+
+    from serving.security import HEADERS
+
+    elsewhere = Response(f"this server answers below {below}/ (SCRIPT_NAME)\n", 404, HEADERS)
+    return DispatcherMiddleware(elsewhere, {below: app})
 
 
 #: What a system says of a client that can't be reached, beside ConnectionError and TimeoutError.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -137,6 +138,17 @@ def config_from_environment(environment: Mapping[str, str] = os.environ, **given
             raise ConfigError(f"unknown variable {variable}; the server knows {choices}")
         values[name] = _parsed(variable, text, str(settings[name].type))
     return ServerConfig(**{**values, **given})
+
+
+def path_below(environment: Mapping[str, str] = os.environ) -> str:
+    """The path below which the server answers, such as "/fer", from SCRIPT_NAME as for gunicorn; "" where it has none.
+
+    Raises ConfigError where it is no such path.
+    """
+    path = environment.get("SCRIPT_NAME", "")
+    if not re.fullmatch(r"(/[\w.~!$&'()*+,;=:@-]+)*", path, re.ASCII):
+        raise ConfigError(f"SCRIPT_NAME must be a path that begins with / and does not end with it, such as /fer, got {path!r}")
+    return path
 
 
 def _parsed(variable: str, text: str, kind: str) -> Any:

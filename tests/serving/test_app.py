@@ -41,6 +41,7 @@ from live_server import (
 )
 
 from fer_keras.detectors import create_detector
+from fer_keras.errors import ConfigError
 from fer_keras.inference.recognizer import Recognizer
 from serving import decoder, security, uploads
 from serving.server import address
@@ -1102,6 +1103,37 @@ def test_a_port_that_is_taken_is_told(capsys):
 )
 def test_the_address_that_is_printed_can_be_opened_on_this_machine(host, url):
     assert address(host, 8000) == url
+
+
+def test_the_server_answers_below_script_name_as_gunicorn_does(monkeypatch):
+    monkeypatch.setenv("SCRIPT_NAME", "/our/fer")
+    with serving(detector="haar") as running:
+
+        def ask(path):
+            return requests.get(running.url + path, timeout=20, allow_redirects=False)
+
+        assert ask("/our/fer/healthz").status_code == 200
+        page = ask("/our/fer/")
+        assert page.status_code == 200 and ' data-root="/our/fer"' in page.text
+        [script] = re.findall(r'src="([^"]+[.]js)"', page.text)
+        assert script.startswith("/our/fer/") and ask(script).status_code == 200
+        assert ask("/our/fer").headers["Location"] == f"{running.url}/our/fer/"
+        assert ask("/our/fer/api/openapi.json").json()["servers"] == [{"url": "/our/fer"}]
+        assert ask("/our/fer/nowhere").status_code == 404
+        for path in ("/", "/healthz", "/our", "/our/ferry/healthz", "/other/our/fer/healthz"):
+            answer = ask(path)
+            assert answer.status_code == 404 and "below /our/fer/" in answer.text, path
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        refused = post(running, data=b"0" * 2**20)
+        assert refused.status_code == 404 and "below /our/fer/" in refused.text
+    assert address("127.0.0.1", 8000, "/our/fer") == "http://localhost:8000/our/fer/"
+
+
+@pytest.mark.parametrize("path", ["fer", "/fer/", "/", "//fer", "/fer//x", "/a b", "/fer?x"])
+def test_a_script_name_that_is_no_path_is_refused(monkeypatch, path):
+    monkeypatch.setenv("SCRIPT_NAME", path)
+    with pytest.raises(ConfigError, match=re.escape(f"such as /fer, got {path!r}")), serving(detector="haar"):
+        pass
 
 
 def test_flask_finds_the_application_and_environment(monkeypatch):
