@@ -280,6 +280,11 @@ def _pictures(
 ) -> int:
     from tqdm import tqdm
 
+    if args.csv and (state := Path(f"{file_to_write(Path(args.csv))}.unfinished.json")).exists():
+        raise ConfigError(
+            f"{state.with_suffix('.csv')} has what a command over videos did not finish, and pictures would take its place; "
+            "run that one again to finish it, or name another file"
+        )
     counts: Counter[str] = Counter(pictures=0, faces=0, without_face=0, unreadable=0)
     about = {"crop": args.crop, "detector": args.detector if detector else None}
     with contextlib.ExitStack() as stack:

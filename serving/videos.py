@@ -182,6 +182,13 @@ class GrowingTable:
     def _left_over(self) -> dict[str, Any] | None:
         """The state that was left, with `path` where its table is; None where there is none."""
         if not self._state_path.exists():
+            if self._growing.is_file() and self._growing.stat().st_size:
+                with self._growing.open("rb") as file:
+                    head = file.readline().decode(errors="replace")
+                if not head.startswith(",".join(list(columns(()))[:3])):
+                    raise ConfigError(
+                        f"{self._growing} is no table of videos, rows of pictures perhaps; --restart throws it away"
+                    )
             return None
         try:
             state = read_json(self._state_path)

@@ -149,7 +149,8 @@ export function enlargement(width, height) {
 // scale: from the picture's pixels to the canvas's.
 export function drawBoxes(context, faces, model, scale = 1) {
   // Letters are to be read on the page, which shows a large canvas much smaller; how wide a hidden one will be is a guess.
-  const perCss = context.canvas.width / (context.canvas.clientWidth || Math.min(640, innerWidth));
+  const { width, height } = context.canvas.getBoundingClientRect(); // an upright picture is not as wide as its box
+  const perCss = context.canvas.width / (Math.min(width, (height * context.canvas.width) / context.canvas.height) || Math.min(640, innerWidth));
   context.lineWidth = Math.max(2, context.canvas.width / 320);
   context.textBaseline = "top";
   const boxes = faces.map((face) => face.box.map((edge) => edge * scale));

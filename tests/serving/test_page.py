@@ -435,6 +435,32 @@ def test_an_uploaded_video_is_analysed_and_played_with_boxes(page, tmp_path):
     assert "2 people seen. This browser can't play it;" in message(page)
 
 
+def test_upright_pictures_and_films_are_seen_whole_with_their_boxes_in_place(page, astronaut, tmp_path):
+    import cv2
+    from PIL import Image
+
+    demo = DemoSource(cast=DemoSource.CAST[:1], size_wh=(270, 480))
+    writer = cv2.VideoWriter(str(tmp_path / "upright.webm"), cv2.VideoWriter_fourcc(*"VP80"), 15, (270, 480))
+    for number in range(8):
+        writer.write(cv2.cvtColor(demo.picture(1 + number / 15), cv2.COLOR_RGB2BGR))
+    writer.release()
+    Image.fromarray(astronaut).resize((540, 960)).save(tmp_path / "upright.png")
+    size(page, 1280, 857)
+    by_id(page, "tab-upload").click()
+    box = "const at = document.getElementById(arguments[0]).getBoundingClientRect(); return [at.x, at.y, at.width, at.height]"
+    by_id(page, "upload-file").send_keys(str(tmp_path / "upright.png"))
+    wait_until(lambda: len(people(page, "upload-people")) == 1)
+    assert page.execute_script(box, "upload-image")[3] <= 0.81 * 857
+    picture(page, "upload-upright")
+    by_id(page, "upload-file").send_keys(str(tmp_path / "upright.webm"))
+    wait_until(lambda: "8 frames of upright.webm analysed" in message(page), 40)
+    film = page.execute_script(box, "upload-video")
+    assert film[3] <= 0.81 * 857 and film == page.execute_script(box, "upload-boxes")
+    picture(page, "upload-upright-film")
+    size(page, 390, 844, phone=True)
+    assert 0 < page.execute_script(box, "upload-video")[3] <= 0.91 * 844
+
+
 def test_uploads_wait_for_their_turn_and_can_be_chosen_again(page, server, astronaut, tmp_path):
     import contextlib
 

@@ -511,6 +511,16 @@ def test_a_run_over_pictures_that_is_stopped_keeps_its_rows(models, here):
     assert len(found) - int(told[1]) in (0, 1) and not (here / "t.csv").exists()
 
 
+def test_pictures_do_not_take_the_place_of_what_a_run_over_films_left(models, here, capsys):
+    Image.new("L", (32, 32), 90).save(here / "one.png")
+    for ending in ("csv", "json"):
+        (here / f"t.csv.unfinished.{ending}").write_text("of a film")
+    words = ["one.png", "--model", models / "grey", "--crop", "none", "--csv", "t.csv"]
+    code, _, [error] = run(capsys, *words)
+    assert code == 2 and "t.csv.unfinished.csv has what a command over videos did not finish" in error
+    assert (here / "t.csv.unfinished.csv").read_text() == "of a film" and not (here / "t.csv").exists()
+
+
 def test_a_detector_for_what_is_a_face_already_is_refused(models, here, capsys):
     Image.new("L", (32, 32), 90).save(here / "one.png")
     code, _, errors = run(capsys, "one.png", "--model", models / "grey", "--crop", "none", "--detector", "haar")

@@ -218,6 +218,16 @@ def test_restart_throws_away_what_another_command_left(clip, tmp_path, capsys):
     assert [row["frame"] for row in rows(tmp_path / "rows.csv")] == ["0", "18"]
 
 
+def test_rows_of_pictures_that_a_stopped_run_left_are_not_overwritten_unasked(clip, tmp_path, capsys):
+    left = tmp_path / "rows.csv.unfinished.csv"
+    left.write_text("path,status,face\none.png,ok,0\n")
+    words = [clip, *QUICK, "--every", 18, "--csv", tmp_path / "rows.csv"]
+    code, _, [error] = run(capsys, *words)
+    assert code == 2 and "is no table of videos, rows of pictures perhaps; --restart" in error
+    assert left.read_text().endswith("one.png,ok,0\n")
+    assert run(capsys, *words, "--restart")[0] == 0 and not left.exists()
+
+
 def test_the_drawn_video_has_every_frame_with_its_box(whole, clip):
     drawn, plain = frames_of(whole / "drawn" / "clip.mp4"), frames_of(clip)
     assert len(drawn) == FRAMES
