@@ -27,6 +27,8 @@ MIN_CELL = 10
 #: A corrected p value below this is called a difference.
 ALPHA = 0.05
 JOIN = " & "
+#: Why a difference has no p value.
+UNTESTED = "too few people of the two groups are alike in emotion for their groups to be exchanged, so no test could show it"
 _MOST_GROUPS = 50
 LEAST_REPEATS = 100
 #: Permutations, at least so many: near the bound that a corrected p must pass, fewer would let the seed decide.
@@ -171,9 +173,10 @@ def compare_shares(
     """How often something happened (a face was missed, say) by group: `bootstrap_gap` over the groups of `min_n` faces or more,
     and the p value of a permutation test.
 
-    outcome: bool (n,). The rest is as in `bootstrap_gap`. Returns what that gives, plus small (groups left out, {name: n}) and p
-    (labels, where given, are held fixed; not corrected for other comparisons). gap, low, high, worst, best, p are None where
-    fewer than two groups are large enough.
+    outcome: bool (n,). The rest is as in `bootstrap_gap`. Returns what that gives, plus small (groups left out, {name: n}), p
+    (labels, where given, are held fixed; not corrected for other comparisons), n_tested (faces that the test looked at:
+    `resampling.comparable_faces`) and untested (why there is no p, else None). gap, low, high, worst, best, p are None where
+    fewer than two groups are large enough, p also where groups can't be exchanged.
     """
     names = np.asarray(groups).astype(str)
     kinds, counts = np.unique(names[~np.isin(names, UNKNOWN)], return_counts=True)
@@ -181,18 +184,28 @@ def compare_shares(
     large = kinds[counts >= min_n]
     if len(large) < 2:
         nothing = dict.fromkeys(("gap", "low", "high", "worst", "best", "ratio", "adjusted", "p"))
-        return {**nothing, "n": int(counts.sum()), "groups": {}, "small": small, "units": "faces"}
+        about = {"n": int(counts.sum()), "groups": {}, "small": small, "units": "faces"}
+        return {**nothing, **about, "n_tested": 0, "untested": "groups are too small"}
     rows = np.isin(names, large)
     given = {"labels": None if labels is None else np.asarray(labels)[rows]}
     given["clusters"] = None if clusters is None else np.asarray(clusters)[rows]
     result = bootstrap_gap(outcome[rows], names[rows], repeats=repeats, seed=seed, **given)
     table = _tabulate(outcome[rows], names[rows], given["labels"], given["clusters"])
     if not table.comparable:
-        return {**result, "small": small, "p": None}
+        return {**result, "small": small, "p": None, "n_tested": 0, "untested": "groups have no label in common"}
+    labelled = np.zeros(int(rows.sum()), int) if given["labels"] is None else np.unique(given["labels"], return_inverse=True)[1]
+    kept = resampling.comparable_faces(table.units, labelled, np.random.default_rng([seed, 1]))
+    means, scale = table.adjusted(table.observed), resampling.pair_scale(table.cells(table.observed)[0])
+    if not kept.all():
+        some = {name: None if values is None else values[kept] for name, values in given.items()}
+        table = _tabulate(outcome[rows][kept], names[rows][kept], some["labels"], some["clusters"])
+    result |= {"small": small, "n_tested": int(kept.sum()), "untested": None}
+    if not resampling.can_exchange(table.units, np.ones(int(kept.sum()), bool), labelled[kept], *_clearest_pair(means, scale)):
+        return {**result, "p": None, "untested": UNTESTED}
     observed = float(resampling.largest_difference(*table.cells(table.observed), _EVENTS_TIED))
     exchanged = resampling.permutation_sums(table.values, table.units, _PERMUTATIONS, np.random.default_rng(seed))
     drawn = [resampling.largest_difference(*table.cells(sums)) for sums in exchanged]
-    return {**result, "small": small, "p": resampling.permutation_p(observed, np.concatenate(drawn))}
+    return {**result, "p": resampling.permutation_p(observed, np.concatenate(drawn))}
 
 
 def dataset_bias(truth: np.ndarray, groups: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
@@ -293,7 +306,8 @@ class _Comparison:
     name: the figure ("recall happiness"). included: positions of the groups among those compared. cells: from sums over the
     compared groups to faces and what is counted of them, float (..., included, labels) each. scale: how uncertain each difference
     is. adjusted: whether what is tested differs from the figure by holding the mix of labels fixed. of_events: whether it counts
-    events, so that near ones are ties; calibration errors are sums of confidences, which have none.
+    events, so that near ones are ties; calibration errors are sums of confidences, which have none. labels: those whose faces
+    are counted.
     """
 
     model: int
@@ -304,6 +318,7 @@ class _Comparison:
     scale: np.ndarray
     adjusted: bool
     of_events: bool
+    labels: np.ndarray
 
     def tested(self, sums: np.ndarray) -> np.ndarray:
         return resampling.adjusted_means(*self.cells(sums))
@@ -345,7 +360,8 @@ def audit(
 
     Returns plain numbers, for JSON. models -> MODEL -> groupings -> GROUPING has: groups (figures, ci95 and confusion of each),
     gaps (gap, low, high, worst, best, ratio; adjusted: the same with the mix of labels held fixed; clearest: the two groups that
-    the test is about; p, p_corrected, shown), parity (by label). groupings -> GROUPING has who is there.
+    the test is about; tested; p, p_corrected, shown; untested: why there is no p), parity (by label). groupings -> GROUPING has
+    who is there, and n_tested: how many faces tests look at (`resampling.comparable_faces`).
     Raises ConfigError for settings out of range, DataError where no column has two known groups.
     """
     check_settings(min_n, min_cell, repeats, seed)
@@ -384,9 +400,15 @@ def audit(
         models[name]["overall"] = {figure: _plain(float(value[0])) for figure, value in _named_figures(every, labels).items()}
     if permutations is None:
         permutations = max(_PERMUTATIONS, _PERMUTATIONS_EACH * len(comparisons))
-    p_values = _permute(groupings, cells, comparisons, permutations, seed, progress)
-    for entry, p, corrected in zip(entries, p_values, resampling.holm(p_values), strict=True):
-        entry |= {"p": float(p), "p_corrected": float(corrected), "shown": bool(corrected < ALPHA)}
+    p_values, looked_at = _permute(truth, groupings, cells, comparisons, permutations, seed, progress)
+    for name, described in result["groupings"].items():
+        described["n_tested"] = looked_at.get(name, 0)
+    # What could not be tested counts for the correction as if nothing had been found: which that is depends on the figures.
+    for entry, p, corrected in zip(entries, p_values, resampling.holm(np.nan_to_num(p_values, nan=1.0)), strict=True):
+        if np.isnan(p):
+            entry |= {"tested": False, "untested": UNTESTED}
+        else:
+            entry |= {"p": float(p), "p_corrected": float(corrected), "shown": bool(corrected < ALPHA)}
     return {**result, "permutations": permutations, "comparisons": len(comparisons), "models": models}
 
 
@@ -643,22 +665,25 @@ class _ModelByGroup:
         count = self.counts[self.compared]
         hits = _confusion(self.observed[self.compared], classes)
 
-        def add(name: str, included: np.ndarray, cells: Callable, adjusted: bool, of_events: bool = True) -> None:
+        def add(name: str, included: np.ndarray, cells: Callable, adjusted: bool, of: np.ndarray, of_events: bool = True) -> None:
             scale = resampling.pair_scale(cells(self.observed[self.compared])[0])
             if scale is not None:
-                found.append(_Comparison(model, grouping, name, included, cells, scale, adjusted, of_events))
+                found.append(_Comparison(model, grouping, name, included, cells, scale, adjusted, of_events, of))
+
+        whole = np.arange(classes)
 
         if _can_differ(np.diagonal(hits, axis1=-2, axis2=-1).sum(), count.sum()):
-            add("accuracy", every, self._right, True)
-        add("ece", every, self._misjudged, False, of_events=False)
+            add("accuracy", every, self._right, True, whole)
+        add("ece", every, self._misjudged, False, whole, of_events=False)
         for index, label in enumerate(self.labels):
             enough = np.flatnonzero(count[:, index] >= self.min_cell)
             if len(enough) > 1 and _can_differ(hits[enough, index, index].sum(), count[enough, index].sum()):
-                add(f"recall {label}", enough, self._called(index, np.array([index]), enough), False)
+                alone = np.array([index])
+                add(f"recall {label}", enough, self._called(index, alone, enough), False, alone)
         for index, label in enumerate(self.labels):
             others = np.delete(np.arange(classes), index)
             if _can_differ(hits[:, others, index].sum(), count[:, others].sum()):
-                add(f"false_positive_rate {label}", every, self._called(index, others, every), True)
+                add(f"false_positive_rate {label}", every, self._called(index, others, every), True, others)
         return found
 
     def _right(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -706,7 +731,7 @@ class _ModelByGroup:
                     drawn = comparison.tested(self.draws[:, self.compared])
                     entry["adjusted"] = gap_of(means, drawn, kinds[places], lower)
                 entry["clearest"] = _clearest(means, drawn, comparison.scale, kinds[places], lower)
-            entries.append({**entry, "p": None, "p_corrected": None, "shown": False})
+            entries.append({**entry, "p": None, "p_corrected": None, "shown": False, "untested": None})
         return entries
 
     def groups(self, figures: Mapping[str, np.ndarray], confusions: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -763,25 +788,32 @@ def _clearest(
     means: np.ndarray, draws: np.ndarray, scale: np.ndarray, names: np.ndarray, lower_is_better: bool
 ) -> dict[str, Any]:
     """The two groups whose difference is the largest in units of its uncertainty, which is what the test looks at."""
-    apart = np.abs(means[:, None] - means[None, :]) / scale
-    np.fill_diagonal(apart, -1)
-    first, second = np.unravel_index(int(apart.argmax()), apart.shape)
+    first, second = _clearest_pair(means, scale)
     low, high = (first, second) if means[first] <= means[second] else (second, first)
     gap, half = float(means[high] - means[low]), float(resampling.gap_interval(means, draws)[first, second])
     worst, best = (high, low) if lower_is_better else (low, high)
     return {"gap": gap, "low": gap - half, "high": gap + half, "worst": str(names[worst]), "best": str(names[best])}
 
 
+def _clearest_pair(means: np.ndarray, scale: np.ndarray) -> tuple[int, int]:
+    apart = np.abs(means[:, None] - means[None, :]) / scale
+    np.fill_diagonal(apart, -1)
+    first, second = np.unravel_index(int(apart.argmax()), apart.shape)
+    return int(first), int(second)
+
+
 def _permute(
+    truth: np.ndarray,
     groupings: Sequence[_Grouping],
     cells: Sequence[np.ndarray],
     comparisons: Sequence[_Comparison],
     permutations: int,
     seed: int,
     progress: Callable[[str], Any],
-) -> np.ndarray:
-    """The p value of each comparison: float (m,). One set of permutations of a grouping serves all that is looked at in it."""
-    width, p_values = cells[0].shape[1], np.ones(len(comparisons))
+) -> tuple[np.ndarray, dict[str, int]]:
+    """The p value of each comparison: float (m,), NaN where groups can't be exchanged; and how many faces of each grouping the
+    tests looked at. One set of permutations of a grouping serves all that is looked at in it."""
+    width, p_values, looked_at = cells[0].shape[1], np.full(len(comparisons), np.nan), {}
     for place, grouping in enumerate(groupings):
         mine = [number for number, comparison in enumerate(comparisons) if comparison.grouping == place]
         if not mine:
@@ -791,8 +823,22 @@ def _permute(
         rows = np.flatnonzero(grouping.rows)[among]
         group = np.searchsorted(grouping.compared, grouping.group[among])
         units = _subset(grouping.units, among, group)
+        every = by_group(units.sums(np.concatenate([table[rows] for table in cells], axis=1)), units)
+        kept = resampling.comparable_faces(units, truth[rows], np.random.default_rng([seed, place, 4]))
+        if not kept.all():
+            units, rows = resampling.make_units(group[kept], truth[rows[kept]], units.of_row[kept].astype(str)), rows[kept]
+        looked_at[grouping.name] = len(rows)
         values = units.sums(np.concatenate([table[rows] for table in cells], axis=1))
         observed = by_group(values, units)
+
+        def has_a_test(comparison: _Comparison, every: np.ndarray, units: resampling.Units, rows: np.ndarray) -> bool:
+            means = comparison.tested(every[:, comparison.model * width : (comparison.model + 1) * width])
+            pair = comparison.included[list(_clearest_pair(means, comparison.scale))]
+            return resampling.can_exchange(units, np.isin(truth[rows], comparison.labels), truth[rows], *pair)
+
+        mine = [number for number in mine if has_a_test(comparisons[number], every, units, rows)]
+        if not mine:
+            continue
         drawn: dict[int, list[np.ndarray]] = {number: [] for number in mine}
         rng = np.random.default_rng([seed, place, 3])
         for sums in resampling.permutation_sums(values, units, permutations, rng):
@@ -803,7 +849,7 @@ def _permute(
             of_model = slice(comparisons[number].model * width, (comparisons[number].model + 1) * width)
             statistic = comparisons[number].observed(observed[:, of_model])
             p_values[number] = resampling.permutation_p(statistic, np.concatenate(drawn[number]))
-    return p_values
+    return p_values, looked_at
 
 
 def _subset(units: resampling.Units, among: np.ndarray, group: np.ndarray) -> resampling.Units:

@@ -32,11 +32,11 @@ METHOD = (
     "bootstrap within each group, drawing {units}; those of a gap hold for all pairs of groups at once, since the largest was "
     "picked, but are not corrected for how many figures were looked at. The p values are: they come from exchanging the groups "
     "of {units} {permutations} times among those with the same true emotion (whole identities among those with the same "
-    "commonest emotion and about as many faces; the difference after each exchange is in units of its own uncertainty, and what "
-    "comes within a quarter of a face of the observed one counts as equal), corrected by Holm's method for all {comparisons} "
-    "comparisons of this report, so that with no difference anywhere at most 5 of 100 such reports would show one. Macro figures "
-    "are means over the emotions that every compared group has. The calibration error (ECE) of few faces is larger by "
-    "chance alone; its test allows for that."
+    "commonest emotion and about as many faces, for which people keep only some of theirs where groups differ too much in that; "
+    "the difference after each exchange is in units of its own uncertainty, and what comes within a quarter of a face of the "
+    "observed one counts as equal), corrected by Holm's method for all {comparisons} comparisons of this report, so that with no "
+    "difference anywhere at most 5 of 100 such reports would show one. Macro figures are means over the emotions that every "
+    "compared group has. The calibration error (ECE) of few faces is larger by chance alone; its test allows for that."
 )
 
 
@@ -63,6 +63,18 @@ def findings(result: Mapping[str, Any]) -> list[str]:
             if accuracy is not None and accuracy["tested"]:
                 sentence = prefix + _accuracy_sentence(name, accuracy, found["groups"], result["comparisons"])
                 (shown if accuracy["shown"] else not_shown).append(sentence)
+            elif accuracy is not None and accuracy["untested"]:
+                not_shown.append(
+                    f"{prefix}whether accuracy differs by {name} is not tested: {accuracy['untested']}. The largest gap is "
+                    f"{accuracy['gap']:.3f} (95% {_signed(accuracy)})."
+                )
+            untested = [gap for gap in found["gaps"] if gap["untested"] and gap["metric"] != "accuracy"]
+            if untested:
+                not_shown.append(
+                    f"{prefix}not tested by {name}, for too few people could be exchanged: "
+                    + ", ".join(figure_name(gap["metric"], gap["label"]) for gap in untested)
+                    + "."
+                )
             others = [gap for gap in found["gaps"] if gap["tested"] and gap["metric"] != "accuracy"]
             marked = [gap for gap in others if gap["shown"]]
             if marked:
@@ -138,6 +150,13 @@ def _left_out(result: Mapping[str, Any]) -> list[str]:
         ]
         if rough:
             sentences.append(f"{name}: few people are behind the figures of {', '.join(rough)}; intervals are rough there.")
+        compared = sum(entry["n"] for entry in grouping["groups"].values() if not entry["small"])
+        if 0 < grouping["n_tested"] < compared:
+            sentences.append(
+                f"{name}: people of one group have more faces each than those of another, so tests look at "
+                f"{grouping['n_tested']} of {compared} faces: of people with many, drawn at random, as many as others have. The "
+                "figures are of all faces."
+            )
         if len(grouping["groups"]) - len(small) < 2:
             sentences.append(f"{name}: fewer than two groups have {result['min_n']} faces or more, so nothing could be compared.")
         if grouping["unknown"] and len(grouping["columns"]) == 1:
@@ -174,7 +193,10 @@ def detector_findings(detected: Mapping[str, Mapping[str, Any]], detector: str) 
     sentences = []
     for column, found in detected.items():
         if found["p"] is None:
-            sentences.append(f"detector {detector}: misses by {column} can't be compared, as groups are too small.")
+            told = f"misses by {column} can't be compared: {found['untested']}."
+            if found["gap"] is not None:
+                told += f" The largest gap is {found['gap']:.3f} (95% {_signed(found)})."
+            sentences.append(f"detector {detector}: {told}")
             continue
         shares = ", ".join(
             f"{name} {group['accuracy']:.1%} ({group['low']:.1%} to {group['high']:.1%}, n {group['n']})"

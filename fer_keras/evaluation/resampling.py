@@ -13,6 +13,12 @@ import numpy as np
 
 #: Weights held at a time; bounds the memory at some 100 MB.
 _CELLS = 4_000_000
+#: Exchanges that can tell less than this of what all faces tell of two groups: the groups' people have other numbers of faces.
+_LEAST_EXCHANGED = 0.5
+#: With less than this exchanges repeat the observation, or nearly so.
+_NEARLY_NONE = 0.1
+#: With no more different exchanges than this no p value is below 0.05.
+_LEAST_EXCHANGES = 20
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,88 @@ def make_units(group: np.ndarray, truth: np.ndarray | None = None, clusters: np.
     size = np.floor(np.log2(of_label.sum(axis=1))).astype(np.int64)
     stratum = np.unique(size * of_label.shape[1] + of_label.argmax(axis=1), return_inverse=True)[1]
     return Units(unit, group[first], stratum, int(group.max()) + 1, len(pairs) < count)
+
+
+def comparable_faces(units: Units, truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The faces by which groups can be exchanged: bool (n,), all of them wherever that will do. truth: int (n,), true labels.
+
+    Where the people of one group have many faces and those of another few, no stratum holds both, and no exchange would change
+    anything. Strata of different sizes can't just be joined: people with many faces have shares that vary less, and who has them
+    would decide the p value (a group of 10 persons with 8 faces each, another of 1,000 with one: 22% below 0.05 without any
+    difference). So people keep only as many faces, drawn at random, as those with whom they are exchanged have: sizes are given
+    up one by one, that which helps most first, until exchanges of each two groups tell half of what all faces would.
+    """
+    everything = np.ones(len(units.of_row), bool)
+    of_label = _faces_of_labels(units, truth)
+    classes, size = np.unique(np.floor(np.log2(of_label.sum(axis=1))).astype(np.int64), return_inverse=True)
+    if len(classes) == 1:
+        return everything
+    table = np.zeros((len(classes), of_label.shape[1], units.groups))
+    np.add.at(table, (size, of_label.argmax(axis=1), units.group), of_label.sum(axis=1))
+
+    def told(starts: list[int]) -> float:
+        shares = [_exchanged_share(np.add.reduceat(table, starts, axis=0), first, second) for first, second in pairs]
+        return min((share for share in shares if share is not None), default=1.0)
+
+    pairs = [(first, second) for first in range(units.groups) for second in range(first)]
+    starts = list(range(len(classes)))
+    while len(starts) > 1 and told(starts) < _LEAST_EXCHANGED:
+        fewer = [starts[:place] + starts[place + 1 :] for place in range(1, len(starts))]
+        # Where several help alike, that which takes the fewest faces: the highest.
+        starts = max(fewer, key=lambda each: (told(each), each))
+    if len(starts) == len(classes):
+        return everything
+    lowest = np.array(starts)[np.searchsorted(starts, size, side="right") - 1]
+    most = np.where(lowest < size, 2 ** (classes[lowest] + 1) - 1, of_label.sum(axis=1))
+    order = rng.permutation(len(everything))
+    order = order[np.argsort(units.of_row[order], kind="stable")]
+    mine = units.of_row[order]
+    everything[order] = np.arange(len(order)) - np.searchsorted(mine, mine) < most[mine]
+    return everything
+
+
+def can_exchange(units: Units, counted: np.ndarray, truth: np.ndarray, first: int, second: int) -> bool:
+    """Whether exchanges could show a difference between two groups: some of their units are in the same strata, and more
+    than 20 exchanges are different.
+
+    counted: bool (n,), the faces that a figure is of. truth: int (n,), true labels.
+    """
+    from scipy.special import gammaln
+
+    labels = _faces_of_labels(units, truth, counted)
+    faces = labels.sum(axis=1)
+    table = np.zeros((int(units.stratum.max()) + 1, 1, units.groups))
+    np.add.at(table, (units.stratum, 0, units.group), faces)
+    every = np.stack([labels[units.group == group].sum(axis=0) for group in range(units.groups)], axis=-1)
+    share = _exchanged_share(table, first, second, every)
+    if share is None or share < _NEARLY_NONE:
+        return False
+    people = np.zeros((len(table), units.groups))
+    np.add.at(people, (units.stratum[faces > 0], units.group[faces > 0]), 1)
+    different = gammaln(people.sum(axis=1) + 1).sum() - gammaln(people + 1).sum()
+    return bool(different > np.log(_LEAST_EXCHANGES) + 1e-9)
+
+
+def _faces_of_labels(units: Units, truth: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
+    """How many faces of each label each unit has: int64 (u, k)."""
+    found = np.zeros((len(units.group), int(truth.max()) + 1), np.int64)
+    np.add.at(found, (units.of_row, truth), 1 if counted is None else counted.astype(np.int64))
+    return found
+
+
+def _exchanged_share(table: np.ndarray, first: int, second: int, every: np.ndarray | None = None) -> float | None:
+    """What exchanges within strata tell of two groups' difference, of what all faces of the same labels would, by the weights of
+    Mantel and Haenszel; None where the groups have no common label.
+
+    table: float (sizes, k, g), faces. every: float (k, g), by default the sum over sizes.
+    """
+
+    def weight(one: np.ndarray, other: np.ndarray) -> float:
+        return float((one * other / np.maximum(one + other, 1)).sum())
+
+    every = table.sum(axis=0) if every is None else every
+    whole = weight(every[:, first], every[:, second])
+    return weight(table[..., first], table[..., second]) / whole if whole else None
 
 
 def person_units(people: np.ndarray | None) -> Units | None:

@@ -340,6 +340,73 @@ def test_how_many_faces_persons_bring_along_does_not_decide_the_p_value_of_a_few
     assert list(found.values()) == pytest.approx([exact] * 3, rel=0.15)
 
 
+# people of one group with more faces each than those of another
+
+
+def persons_of(counts):
+    """(groups, persons) of {group: {faces of a person: persons}}."""
+    each = [(group, faces) for group, sizes in counts.items() for faces, people in sizes.items() for _ in range(people)]
+    many = [faces for _, faces in each]
+    return np.repeat([group for group, _ in each], many), np.repeat([f"person {index}" for index in range(len(each))], many)
+
+
+@pytest.mark.parametrize("faces", [1, 3, 5])
+def test_a_large_gap_is_shown_though_people_of_the_groups_have_other_numbers_of_faces(faces):
+    rng = np.random.default_rng(0)
+    groups, people = persons_of({"video": {8: 60}, "web": {faces: 300 // faces}})
+    truth = rng.integers(0, 3, len(groups))
+    predicted = mistaken(truth, np.where(groups == "video", 0.55, 0.05), 3, rng)
+    result = fairness.audit(truth, {"model": says(predicted, 3, rng)}, LABELS, {"from": groups}, clusters=people, repeats=100)
+    assert accuracy_gap(result, "from")["shown"] and accuracy_gap(result, "from")["p"] < 0.001
+    # 480 and 300 faces; those of video keep as many as people of web have: 1, 2 or 3 count as alike, and 4 to 7.
+    tested = result["groupings"]["from"]["n_tested"]
+    assert tested == 300 + 60 * {1: 1, 3: 3, 5: 7}[faces]
+    sentences = " ".join(fairness_report.findings(result))
+    assert f"tests look at {tested} of 780 faces" in sentences
+    shares = fairness.compare_shares(predicted != truth, groups, clusters=people, repeats=100)
+    assert shares["p"] < 0.001 and shares["n_tested"] == tested
+
+
+def test_groups_of_people_with_other_numbers_of_faces_are_seldom_called_different_where_they_are_not(monkeypatch):
+    """Ten people with eight faces that go together, 200 with one: 5% of 100 tries is 5, and 11 are past chance (p < 0.02)."""
+    monkeypatch.setattr(fairness, "_PERMUTATIONS", 400)
+    rng, alarms = np.random.default_rng(2), 0
+    groups, people = persons_of({"a": {8: 10}, "b": {1: 200}})
+    person = np.unique(people, return_inverse=True)[1]
+    for seed in range(100):
+        missed = rng.random(len(groups)) > 1 / (1 + np.exp(-1 - rng.normal(0, 1.5, 210)[person]))
+        alarms += fairness.compare_shares(missed, groups, clusters=people, repeats=100, seed=seed)["p"] < 0.05
+    assert alarms <= 10
+
+
+def test_what_could_not_be_exchanged_is_called_untested_with_the_reason():
+    """Women are mostly neutral and men mostly happy: no two people are alike in emotion. And of two people each, C(4, 2) = 6."""
+    rng = np.random.default_rng(0)
+    groups, people = persons_of({"f": {3: 40}, "m": {3: 40}})
+    truth = np.where(groups == "f", np.tile([0, 0, 1], 80), np.tile([1, 1, 0], 80))
+    predicted = np.where(groups == "f", truth, 2)
+    result = fairness.audit(truth, {"model": says(predicted, 3, rng)}, LABELS, {"sex": groups}, clusters=people, repeats=100)
+    gap = accuracy_gap(result, "sex")
+    assert gap["gap"] == 1 and gap["p"] is None and not gap["tested"] and not gap["shown"]
+    sentences = " ".join(fairness_report.findings(result))
+    assert "whether accuracy differs by sex is not tested: too few people" in sentences and "no difference" not in sentences
+    assert set(fairness_report.gaps_summary_frame(result)["difference"]) == {"not tested"}
+    groups, people = persons_of({"f": {20: 2}, "m": {20: 2}})
+    found = fairness.compare_shares(groups == "f", groups, clusters=people, repeats=100)
+    assert found["gap"] == 1 and found["p"] is None
+    (sentence,) = fairness_report.detector_findings({"sex": found}, "haar")
+    assert "misses by sex can't be compared: too few people" in sentence and "The largest gap is 1.000" in sentence
+
+
+def test_a_few_people_with_as_many_faces_do_not_stand_for_all():
+    """Two of web are among 60 of video with eight faces, and 300 alone with one: exchanges of the two tell next to nothing."""
+    rng = np.random.default_rng(0)
+    groups, people = persons_of({"video": {8: 60}, "web": {1: 300, 8: 2}})
+    wrong = rng.random(len(groups)) < np.where(groups == "video", 0.5, 0.05)
+    found = fairness.compare_shares(wrong, groups, clusters=people, repeats=100)
+    assert found["p"] < 0.001 and found["n_tested"] == 362
+
+
 # the data itself
 
 

@@ -85,6 +85,24 @@ def test_permutations_exchange_groups_within_a_label_only():
         assert (sums == np.array(expected)).all()  # how many faces of a label a group has never changes
 
 
+def test_faces_are_given_up_only_where_groups_have_too_few_people_of_like_numbers():
+    rng = np.random.default_rng(0)
+
+    def kept(sizes):
+        """Faces that are kept of each person, of {group: numbers of faces}."""
+        faces = [count for each in sizes for count in each]
+        person = np.repeat(np.arange(len(faces)), faces)
+        group = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes])[person]
+        truth = np.zeros(len(group), int)
+        units = resampling.make_units(group, truth, person.astype(str))
+        return np.bincount(person[resampling.comparable_faces(units, truth, rng)]).tolist()
+
+    assert kept([[4, 6, 1], [5, 1, 1]]) == [4, 6, 1, 5, 1, 1]
+    assert kept([[100, 1, 1, 1] * 9, [1] * 30]) == [1] * 66  # nearly all faces of the one group are of people like nobody else
+    assert kept([[20, 1], [6, 1]]) == [7, 1, 6, 1]  # those with 20 are brought down to those with 4 to 7, and no further
+    assert kept([[9, 9], [2, 3], [1, 1]]) == [1] * 6
+
+
 def test_p_value_is_that_of_the_exact_test():
     group = np.repeat([0, 1], [30, 20])
     outcome = np.zeros(50)
