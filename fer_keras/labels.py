@@ -5,11 +5,16 @@ The canonical names are those of FER+ (Barsoum et al. 2016, https://doi.org/10.1
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from fer_keras.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 #: The eight FER+ emotions, in the order of its vote columns and of every model output.
 EMOTIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
@@ -81,6 +86,27 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
     """Unique names, emotions first in FER+ order, then the others alphabetically."""
     unique = set(names)
     return tuple(name for name in EMOTIONS if name in unique) + tuple(sorted(unique - set(EMOTIONS)))
+
+
+def joined_name(parts: Sequence[str], sign: str) -> str:
+    """Names joined by a sign between spaces: (("Female", "child"), "&") -> "Female & child".
+
+    Other parts have another name: those with the sign, or a quotation mark, in them stand in quotation marks, as in JSON.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    plain = [sign not in part.split() and '"' not in part and part == part.strip() for part in parts]
+    told = (part if as_it_is else json.dumps(part, ensure_ascii=False) for part, as_it_is in zip(parts, plain, strict=True))
+    return f" {sign} ".join(told)
+
+
+def joined_names(parts: Sequence[np.ndarray], sign: str) -> np.ndarray:
+    """`joined_name` of each row of some columns: str (n,) each -> str (n,)."""
+    import numpy as np
+
+    rows = list(zip(*(part.tolist() for part in parts), strict=True))
+    names = {row: joined_name(row, sign) for row in set(rows)}
+    return np.array([names[row] for row in rows], dtype=str)
 
 
 def split_names(text: str) -> list[str]:

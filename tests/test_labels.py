@@ -1,7 +1,7 @@
 import pytest
 
 from fer_keras.errors import ConfigError
-from fer_keras.labels import EMOTIONS, canonical_names, ordered, parse_label_map, resolve_label_map
+from fer_keras.labels import EMOTIONS, canonical_names, joined_name, ordered, parse_label_map, resolve_label_map
 
 
 def test_emotions_stand_in_the_order_of_the_ferplus_columns():
@@ -60,3 +60,13 @@ def test_a_map_of_an_unknown_label_is_refused_by_name():
 def test_a_map_that_leaves_nothing_is_refused():
     with pytest.raises(ConfigError, match="drops every label"):
         resolve_label_map({"a": None, "b": None}, ["a", "b"])
+
+
+def test_names_that_are_joined_are_told_apart_whatever_is_in_them():
+    words = ["a", "b", "a x b", "x", "a x", "x b", '"a x b"', " a", "a ", '"', "axb"]
+    pairs = [(one, other) for one in words for other in words]
+    triples = [(*pair, word) for pair in pairs for word in words]
+    assert len({joined_name(parts, "x") for parts in (*pairs, *triples)}) == len(pairs) + len(triples)
+    assert joined_name(("fear", "Male"), "x") == "fear x Male"
+    assert joined_name(("a x b",), "x") == "a x b"
+    assert joined_name(("axb", "R&D"), "x") == "axb x R&D"

@@ -23,6 +23,7 @@ from fer_keras.data.dataset import FaceDataset, same_data
 from fer_keras.data.targets import training_targets
 from fer_keras.errors import ConfigError, FerError, TrainingError
 from fer_keras.files import alone, read_json, write_whole
+from fer_keras.labels import joined_names
 from training import config, scoring
 from training.config import TrainConfig
 from training.run_folder import RunFolder
@@ -273,7 +274,7 @@ def joined_groups(dataset: FaceDataset, rows: np.ndarray, columns: Sequence[str]
 
     parts = [dataset.manifest[column].to_numpy(str)[rows] for column in columns]
     known = np.all([~np.isin(part, UNKNOWN) for part in parts], axis=0)
-    return np.array([JOIN.join(part) for part in zip(*parts, strict=True)]), known
+    return joined_names(parts, JOIN.strip()), known
 
 
 def judged_faces(dataset: FaceDataset, protocol: str | None, settings: Iterable[TrainConfig]) -> tuple[ScoredFaces, list[str]]:

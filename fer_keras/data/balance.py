@@ -19,6 +19,7 @@ import numpy as np
 
 from fer_keras.data.dataset import UNKNOWN, FaceDataset
 from fer_keras.errors import ConfigError, DataError
+from fer_keras.labels import joined_names
 
 if TYPE_CHECKING:
     from fer_keras.data.pipeline import Augmentation
@@ -45,9 +46,7 @@ def cells(dataset: FaceDataset, rows: np.ndarray, columns: Sequence[str]) -> np.
     """
     check_columns(dataset, columns)
     parts = [dataset.manifest[column].to_numpy(str)[rows] for column in columns]
-    joined = parts[0]
-    for part in parts[1:]:
-        joined = np.char.add(np.char.add(joined, " x "), part)
+    joined = joined_names(parts, "x")
     unknown = np.zeros(len(joined), bool)
     for column, part in zip(columns, parts, strict=True):
         unknown |= (column != "label") & (part == UNKNOWN)

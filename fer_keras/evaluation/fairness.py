@@ -17,6 +17,7 @@ import numpy as np
 from fer_keras.errors import ConfigError, DataError, ModelError
 from fer_keras.evaluation import calibration, resampling
 from fer_keras.evaluation.ordering import ordered
+from fer_keras.labels import joined_names
 
 #: What stands where a group is not known.
 UNKNOWN = ("", "unknown")
@@ -468,7 +469,7 @@ def _groupings(truth: np.ndarray, groups: Mapping[str, np.ndarray], clusters: np
         if not rows.any():
             continue
         parts = [texts[column][rows] for column in columns]
-        kinds, group = np.unique(np.array([JOIN.join(part) for part in zip(*parts, strict=True)]), return_inverse=True)
+        kinds, group = np.unique(joined_names(parts, JOIN.strip()), return_inverse=True)
         sizes = np.bincount(group)
         units = resampling.make_units(group, truth[rows], None if clusters is None else np.asarray(clusters)[rows])
         compared = np.flatnonzero(sizes >= min_n)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -314,6 +316,13 @@ def test_balancing_by_a_column_that_is_not_there_names_those_that_are(dataset):
     assert cells(dataset, np.array([0, 1]), ["label", "gender"]).tolist() == ["fear x Male", "anger x Female"]
     with pytest.raises(ConfigError, match="can't balance by age_group.*label, gender"):
         cells(dataset, np.array([0]), ["age_group"])
+
+
+def test_cells_whose_names_run_together_stay_apart(dataset):
+    groups = {"one": ["fear", "fear x M"], "other": ["M x M", "M"]}
+    info = {**dataset.info, "group_columns": list(groups)}
+    two = dataclasses.replace(dataset, manifest=dataset.manifest.head(2).assign(**groups), info=info)
+    assert cells(two, np.array([0, 1]), ["one", "other"]).tolist() == ['fear x "M x M"', '"fear x M" x M']
 
 
 def test_no_rows_is_an_error(dataset):

@@ -340,6 +340,17 @@ def test_how_many_faces_persons_bring_along_does_not_decide_the_p_value_of_a_few
     assert list(found.values()) == pytest.approx([exact] * 3, rel=0.15)
 
 
+def test_groups_of_two_columns_whose_names_run_together_stay_apart():
+    rng = np.random.default_rng(0)
+    first, second = rng.choice(["X", "X & Y"], 400), rng.choice(["Y & Z", "Z"], 400)
+    truth = rng.integers(0, 3, 400)
+    result = fairness.audit(truth, {"model": np.eye(3)[truth]}, LABELS, {"a": first, "b": second}, repeats=100, permutations=100)
+    found = {name: group["n"] for name, group in result["groupings"]["a & b"]["groups"].items()}
+    counts = {(one, other): ((first == one) & (second == other)).sum() for one in ("X", "X & Y") for other in ("Y & Z", "Z")}
+    assert sorted(found.values()) == sorted(counts.values()) and len(found) == 4
+    assert found['X & "Y & Z"'] == counts["X", "Y & Z"] and found['"X & Y" & Z'] == counts["X & Y", "Z"]
+
+
 # people of one group with more faces each than those of another
 
 
