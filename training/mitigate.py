@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fer_keras import cli
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError, DataError
+from fer_keras.evaluation.fairness_report import FEW_PEOPLE, counted
 from fer_keras.evaluation.repeated import drawn_text, judge_repeated, seeds_note
 from fer_keras.files import write_json, write_whole
 from training import variants
@@ -101,6 +102,7 @@ def mitigate(
     small = [name for name, fits in zip(found.groups, found.compared, strict=True) if not fits]
     notes += [f"{len(known) - known.sum()} {faces.split} faces of unknown group are left out"] if not known.all() else []
     notes += [f"fewer than {min_n} faces, so no part of the gap: {', '.join(small)}"] if small else []
+    notes += found.few_people()
     result = {
         "data": {"name": dataset.name, "path": str(dataset.path), "fingerprint": dataset.fingerprint},
         "split": faces.split,
@@ -262,7 +264,12 @@ def findings(result: Mapping[str, Any]) -> list[str]:
     """What the figures show, one sentence a method, and what they do not."""
     before = result["methods"][result["before"]]
     gap = before["gap"]
-    if gap["low"] > 0:
+    few = {name: before["groups"][name]["identities"] for name in (gap["worst_group"], gap["best_group"])}
+    few = {name: people for name, people in few.items() if people is not None and people < FEW_PEOPLE}
+    if few:
+        listed = " and ".join(f"{name} has {counted(people, 'person', 'people')}" for name, people in few.items())
+        first = f"Before: whether there is a gap can't be told, {figure_text(gap)}: {listed}, who say little of others."
+    elif gap["low"] > 0:
         first = f"Before: {gap['worst_group']} is named right less often than {gap['best_group']}, by {figure_text(gap)}."
     else:
         first = f"Before: no gap is shown, {figure_text(gap)}; then there is nothing for a method to close."

@@ -186,7 +186,7 @@ def robustness(
             for level, line in zip(levels[1:], differences, strict=True)
             for entry in line
         ],
-        "notes": [*notes, *test_notes, *_train_notes(dataset, removal), seeds_note(seeds, found.units)],
+        "notes": [*notes, *test_notes, *_train_notes(dataset, removal), *found.few_people(), seeds_note(seeds, found.units)],
         "settings": settings.to_dict(),
         "out": str(out),
     }

@@ -19,7 +19,7 @@ _FIGURES = {
     "false_positive_rate": "false positives of {}",
 }
 #: With fewer people in a group, or more of its faces from one, a bootstrap over people is rough, and the report says so.
-_FEW_PEOPLE, _ONE_PERSON = 10, 0.2
+FEW_PEOPLE, ONE_PERSON = 10, 0.2
 LIMITS = (
     "A difference that is shown need not be the model's doing alone: the pictures of a group can be harder, or can have been "
     "labelled otherwise. A difference that is not shown can still be there; the intervals say how large it may be. Emotion "
@@ -146,7 +146,7 @@ def _left_out(result: Mapping[str, Any]) -> list[str]:
             for group, entry in grouping["groups"].items()
             if not entry["small"]
             and entry["identities"] is not None
-            and (entry["identities"] < _FEW_PEOPLE or entry["most_of_one"] > _ONE_PERSON * entry["n"])
+            and (entry["identities"] < FEW_PEOPLE or entry["most_of_one"] > ONE_PERSON * entry["n"])
         ]
         if rough:
             sentences.append(f"{name}: few people are behind the figures of {', '.join(rough)}; intervals are rough there.")

@@ -16,10 +16,13 @@ import numpy as np
 
 from fer_keras.errors import DataError
 from fer_keras.evaluation import fairness, resampling
+from fer_keras.evaluation.fairness_report import FEW_PEOPLE, ONE_PERSON, counted
 
 NOISE = "noise: no difference shown"
 #: The one group where faces are not compared by group.
 _ALL = "all"
+#: With this many persons in a group a bootstrap over them is as good as any; with fewer it is widened by Student's t.
+_ENOUGH_PERSONS = 30
 #: Repeats for each difference that is corrected for: so many that one alone, if no repeat is against it, gets p = 0.02.
 _REPEATS_EACH = 100
 
@@ -50,7 +53,8 @@ class Repeated:
     groups: names (g,), one where faces are not compared by group. counts: int (g,) faces. compared: bool (g,), whether a group
     has enough faces for the gap. by_seed: float (v, s, g). draws: float (repeats, v, g), means over seeds in each repeat of the
     bootstrap. units: what was drawn, "faces" or "identities". trials: int (g,), how many of these each group has; drawn: how
-    many there are in all, fewer than the sum where some are in several groups.
+    many there are in all, fewer than the sum where some are in several groups. most_of_one: int (g,), faces of the person with
+    the most; None where persons are not known.
     """
 
     groups: tuple[str, ...]
@@ -61,6 +65,7 @@ class Repeated:
     units: str
     trials: np.ndarray
     drawn: int
+    most_of_one: np.ndarray | None
 
     @property
     def means(self) -> np.ndarray:
@@ -107,10 +112,30 @@ class Repeated:
             },
             "worst": _figure(self.worst(means), self.worst(draws), self.worst(by_seed)),
             "groups": {
-                name: {"n": int(self.counts[index]), **_figure(means[index], draws[:, index], by_seed[:, index])}
+                name: {
+                    "n": int(self.counts[index]),
+                    **self._people(index),
+                    **_figure(means[index], draws[:, index], by_seed[:, index]),
+                }
                 for index, name in enumerate(self.groups)
             },
         }
+
+    def _people(self, index: int) -> dict[str, int | None]:
+        if self.most_of_one is None:
+            return {"identities": None, "most_of_one": None}
+        return {"identities": int(self.trials[index]), "most_of_one": int(self.most_of_one[index])}
+
+    def few_people(self) -> list[str]:
+        """A note on groups with few people, or with a large share of their faces of one, in a list; empty where there is none."""
+        if self.most_of_one is None or len(self.groups) == 1:
+            return []
+        rough = [
+            f"{name} ({counted(int(people), 'person', 'people')}, one with {most} of {count} faces)"
+            for name, people, most, count in zip(self.groups, self.trials, self.most_of_one, self.counts, strict=True)
+            if people < FEW_PEOPLE or most > ONE_PERSON * count
+        ]
+        return [f"few people are behind the figures of {', '.join(rough)}; intervals are rough there"] if rough else []
 
     def differences(self, base: int, variants: Sequence[int], figures: Sequence[str]) -> list[list[dict[str, Any]]]:
         """Paired differences from the variant `base`: for each variant a list with an entry for each figure.
@@ -210,7 +235,7 @@ def judge_repeated(
         return np.moveaxis(hits, -3, -1)  # (..., g, v, s) -> (..., v, s, g)
 
     by_seed = shares(observed)
-    draws = shares(sums).mean(axis=2)
+    draws = _widened(shares(sums).mean(axis=2), values, units, by_seed.mean(axis=1))
     if seeds > 1:
         same = np.arange(variants) if trainings is None else np.unique(trainings, return_inverse=True)[1]
         draws = draws + _moved_by_seeds(by_seed, counts / counts.sum(), same, repeats, rng)
@@ -219,7 +244,29 @@ def judge_repeated(
     for variant in range(variants):  # a group that was always named right or always wrong would have no interval
         draws[:, variant] = resampling.share_draws(draws[:, variant], means[variant] * trials, trials, rng)
     names = tuple(str(name) for name in names)
-    return Repeated(names, counts, compared, by_seed, draws, people.name, trials, len(people.group))
+    known = clusters is not None and not np.isin(np.asarray(clusters).astype(str), fairness.UNKNOWN).all()
+    most = np.array([values[units.group == each, 0].max() for each in range(len(names))], np.int64) if known else None
+    return Repeated(names, counts, compared, by_seed, draws, people.name, trials, len(people.group), most)
+
+
+def _widened(draws: np.ndarray, values: np.ndarray, units: resampling.Units, means: np.ndarray) -> np.ndarray:
+    """The bootstrap of groups with few persons made as wide as `resampling.share_interval`, which a bootstrap falls short of.
+
+    draws: float (repeats, v, g). values: float32 (u, 1 + v * s), faces and hits. means: float (v, g).
+    """
+    draws = draws.copy()
+    for group in range(units.groups):
+        mine = values[units.group == group]
+        if not 2 <= len(mine) < _ENOUGH_PERSONS or mine[:, 0].max() == 1:
+            continue
+        faces, hits = mine[:, 0].astype(float), mine[:, 1:].reshape(len(mine), len(means), -1).mean(axis=2)
+        for variant, mean in enumerate(means[:, group]):
+            apart = draws[:, variant, group] - draws[:, variant, group].mean()
+            bounds = np.abs(resampling.share_interval(hits[:, variant], faces) - mean)
+            reached = np.abs(np.quantile(apart, (0.025, 0.975)))
+            below, above = np.maximum(bounds / np.maximum(reached, 1e-9), 1) if reached.min() > 1e-9 else (1, 1)
+            draws[:, variant, group] = mean + apart * np.where(apart < 0, below, above)
+    return draws
 
 
 def _moved_by_seeds(

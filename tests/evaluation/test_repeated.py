@@ -314,3 +314,34 @@ def test_where_variants_agree_on_one_group_only_the_accuracy_over_all_is_what_th
     (a, b, both) = found.differences(0, [1], ["a", "b", "accuracy"])[0]
     assert b["low"] < 0 == b["difference"] < b["high"] < a["high"] - a["difference"]
     assert both["high"] - both["difference"] == pytest.approx((a["high"] - a["difference"]) / 2, rel=0.1)
+
+
+@pytest.mark.parametrize(("persons", "faces"), [(3, 20), (5, 12), (10, 6)])
+def test_figures_of_a_few_persons_hold_the_truth_as_often_as_they_say(persons, faces):
+    """Two equal groups, persons' shares vary by 1.5 in the logit: 95 of 100, and 89 are past chance; of 3 it was 69."""
+    rng, held, level, alarms = np.random.default_rng(0), 0, 0, 0
+    truth = (1 / (1 + np.exp(-1.8 - rng.normal(0, 1.5, 10**5)))).mean()
+    person = np.concatenate([np.repeat(np.arange(150), 2), np.repeat(150 + np.arange(persons), faces)])
+    groups = np.where(person < 150, "many", "few")
+    for _ in range(100):
+        chances = 1 / (1 + np.exp(-1.8 - rng.normal(0, 1.5, (2, 1, 150 + persons))))
+        correct = rng.random((2, 3, len(person))) < chances[..., person]
+        found = judge_repeated(correct, groups, clusters=person.astype(str), repeats=200, comparisons=1)
+        figures = found.describe(0)
+        held += figures["groups"]["few"]["low"] <= truth <= figures["groups"]["few"]["high"]
+        level += figures["gap"]["low"] <= 0
+        alarms += found.differences(0, [1], ["few"])[0][0]["shown"]
+    assert held >= 89 and level >= 89 and alarms <= 10
+
+
+def test_how_many_persons_are_behind_a_figure_is_told():
+    groups = np.repeat(["a", "b", "c"], [60, 60, 60])
+    person = np.concatenate([np.arange(60), np.repeat([100, 101, 102], 20), np.repeat([200, *range(201, 231)], [30] + [1] * 30)])
+    correct = np.arange(180)[None, None] % 5 > 0
+    found = judge_repeated(correct, groups, clusters=person.astype(str), repeats=100)
+    told = {name: (entry["identities"], entry["most_of_one"]) for name, entry in found.describe(0)["groups"].items()}
+    assert told == {"a": (60, 1), "b": (3, 20), "c": (31, 30)}
+    (note,) = found.few_people()
+    assert "b (3 people, one with 20 of 60 faces), c (31 people, one with 30 of 60 faces)" in note and "a (" not in note
+    unknown = judge_repeated(correct, groups, clusters=np.full(180, ""), repeats=100)
+    assert unknown.few_people() == [] and unknown.describe(0)["groups"]["a"]["identities"] is None
