@@ -142,7 +142,8 @@ def by_group(values: np.ndarray, units: resampling.Units) -> np.ndarray:
 def gap_of(estimate: np.ndarray, draws: np.ndarray, names: np.ndarray, lower_is_better: bool = False) -> dict[str, Any]:
     """The largest gap of a figure between groups: gap, low, high, worst, best, ratio.
 
-    estimate: float (g,). draws: float (repeats, g). ratio: lowest by highest, None where the highest is 0.
+    estimate: float (g,), shares, so that low and high are within -1..1. draws: float (repeats, g). ratio: lowest by highest, None
+    where the highest is 0.
     """
     half = resampling.gap_interval(estimate, draws)
     lowest, highest = int(estimate.argmin()), int(estimate.argmax())
@@ -153,8 +154,8 @@ def gap_of(estimate: np.ndarray, draws: np.ndarray, names: np.ndarray, lower_is_
     width = float(np.nanmax(widths)) if np.isfinite(widths).any() else 0.0 if len(estimate) == 1 else float("nan")
     return {
         "gap": gap,
-        "low": gap - width,
-        "high": gap + width,
+        "low": max(gap - width, -1.0),
+        "high": min(gap + width, 1.0),
         "worst": str(names[worst]),
         "best": str(names[best]),
         "ratio": float(estimate[lowest] / estimate[highest]) if estimate[highest] > 0 else None,
@@ -793,7 +794,8 @@ def _clearest(
     low, high = (first, second) if means[first] <= means[second] else (second, first)
     gap, half = float(means[high] - means[low]), float(resampling.gap_interval(means, draws)[first, second])
     worst, best = (high, low) if lower_is_better else (low, high)
-    return {"gap": gap, "low": gap - half, "high": gap + half, "worst": str(names[worst]), "best": str(names[best])}
+    low, high = max(gap - half, -1.0), min(gap + half, 1.0)
+    return {"gap": gap, "low": low, "high": high, "worst": str(names[worst]), "best": str(names[best])}
 
 
 def _clearest_pair(means: np.ndarray, scale: np.ndarray) -> tuple[int, int]:

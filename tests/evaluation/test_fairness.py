@@ -294,6 +294,11 @@ def test_four_pictures_of_each_person_tell_no_more_than_one():
     assert (one["units"], four["units"]) == ("faces", "identities")
 
 
+def test_a_gap_of_shares_is_never_beyond_one():
+    found = fairness.bootstrap_gap(np.array([1, 1, 0, 1, 1, 0, 0, 0], bool), np.repeat(["a", "b"], 4), repeats=200)
+    assert (found["gap"], found["high"]) == (0.5, 1) and -1 <= found["low"] < 0
+
+
 def test_gap_at_one_mix_of_labels_leaves_out_what_the_mix_does():
     truth, gender, probabilities = mixed(1, 4000)
     found = fairness.bootstrap_gap(probabilities.argmax(axis=1) == truth, gender, labels=np.array(LABELS)[truth])
