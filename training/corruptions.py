@@ -77,16 +77,24 @@ def judge(
     """Score models on faces as they are and after each corruption. split: what was asked for, which the notes tell of.
 
     Returns {"protocol", "split", "n", "seed", "data", "notes", "models": {key: [{corruption, level, meaning, accuracy,
-    accuracy_ci95, macro_f1, difference, difference_ci95}]}}; the first entry of a model is of the untouched faces
-    (corruption "none", no level, no difference).
+    accuracy_ci95, accuracy_ci95_identities, macro_f1, difference, difference_ci95}]}}; the first entry of a model is of the
+    untouched faces (corruption "none", no level, no difference). accuracy_ci95 is over faces; accuracy_ci95_identities, over
+    persons, is there where some have several faces, and is the one to state.
     """
     from fer_keras.evaluation.classification import classification_metrics
-    from fer_keras.evaluation.paired import accuracy_difference_interval, persons_note
+    from fer_keras.evaluation.paired import accuracy_difference_interval, one_person_note
+    from fer_keras.evaluation.resampling import person_units
 
     dataset, people = faces.dataset, scoring.identities(faces.dataset, faces.rows)
     truths = [scoring.label_positions(model, faces) for model in models]  # before anything is computed: these may not fit
     notes = [*scoring.face_notes(faces, split), *(note for model in models for note in scoring.fit_notes(model, faces))]
-    notes += persons_note(people)
+    units = person_units(people)
+    alone = one_person_note(people)
+    notes += alone
+    if units is not None and not alone:
+        notes.append(
+            f"these {len(people)} faces are of {len(units.group)} persons, whose faces go together: intervals are over persons"
+        )
     notes += [
         f"small {level:g} changes nothing: faces of {dataset.name} are {dataset.image_size} pixels"
         for level in corruptions.get("small", ())
@@ -107,6 +115,7 @@ def judge(
                 "level": level,
                 "meaning": "as they are" if level is None else CORRUPTIONS[kind].describe(level),
                 **{name: figures[name] for name in ("accuracy", "accuracy_ci95", "macro_f1")},
+                **scoring.identities_interval(correct, people),
                 "difference": None,
                 "difference_ci95": None,
             }
@@ -132,13 +141,15 @@ def _corrupted(faces: np.ndarray, rows: np.ndarray, kind: str, level: float, see
 
 
 def frame(result: Mapping[str, Any]) -> pd.DataFrame:
-    """What `judge` returned, one line a model and corruption, intervals in two columns each."""
+    """What `judge` returned, one line a model and corruption, intervals in two columns each: over persons where known."""
     import pandas as pd
+
+    from fer_keras.models.exported import interval_to_state
 
     lines = []
     for key, entries in result["models"].items():
         for entry in entries:
-            low, high = entry["accuracy_ci95"]
+            low, high = interval_to_state(entry)
             change = entry["difference_ci95"] or (None, None)
             lines.append(
                 {
@@ -195,8 +206,9 @@ def write(result: Mapping[str, Any], out: Path) -> None:
     picture = save_png(plot_corruptions(result["models"]), out / "corruptions.png")
     introduction = (
         f"{result['n']} {result['split']} faces of {result['data']['name']}, protocol {result['protocol']}; every model sees the "
-        f"same corrupted faces (seed {result['seed']}). Intervals at 95%: Wilson's for accuracy; for the difference to the "
-        "same faces as they are Newcombe's for paired faces, or where some persons have several faces a bootstrap over persons. "
+        f"same corrupted faces (seed {result['seed']}). Intervals at 95%: Wilson's for accuracy (of as many faces as "
+        "theirs are worth where some persons have several); for the difference to the same faces as they are Newcombe's for "
+        "paired faces, or where some persons have several faces a bootstrap over persons. "
         "Only the crops are at hand: where a turned or shifted face shows what was outside, the pixels at the border are "
         "repeated."
     )

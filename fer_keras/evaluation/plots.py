@@ -235,7 +235,8 @@ def plot_coverage(curve: Sequence[Mapping[str, Any]], title: str = "") -> Figure
 def plot_corruptions(models: Mapping[str, Sequence[Mapping[str, Any]]], title: str = "") -> Figure:
     """Accuracy with its 95% interval against the level of each corruption, one panel a kind, one line a model.
 
-    models: name -> entries with corruption, level, accuracy and accuracy_ci95, the first of the untouched faces (level None).
+    models: name -> entries with corruption, level, accuracy and accuracy_ci95 (or accuracy_ci95_identities, which is
+    drawn where it is there), the first of the untouched faces (level None).
     """
     kinds = list(
         dict.fromkeys(entry["corruption"] for entries in models.values() for entry in entries if entry["level"] is not None)
@@ -248,7 +249,7 @@ def plot_corruptions(models: Mapping[str, Sequence[Mapping[str, Any]]], title: s
         for offset, (name, entries) in enumerate(models.items()):
             shown = [entries[0], *(entry for entry in entries if entry["corruption"] == kind)]
             accuracy = np.array([entry["accuracy"] for entry in shown])
-            low, high = np.array([entry["accuracy_ci95"] for entry in shown]).T
+            low, high = np.array([entry.get("accuracy_ci95_identities", entry["accuracy_ci95"]) for entry in shown]).T
             places = np.arange(len(shown)) + 0.12 * (offset - (len(models) - 1) / 2)
             spread = (accuracy - low, high - accuracy)
             look = {**line_look(offset), "marker": "o", "markersize": 3.5, "linewidth": 1.2, "capsize": 2}

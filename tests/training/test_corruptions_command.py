@@ -17,6 +17,7 @@ from fer_keras.errors import ConfigError
 from fer_keras.models.exported import load_exported
 from training import scoring
 from training.corruptions import main, parse_corruptions
+from training.evaluate import main as evaluate_main
 from training.run_folder import RunFolder
 
 refused = partial(commandline.refused, main)
@@ -89,6 +90,25 @@ def test_table_page_and_plot_are_written(reported):
     page = (out / "report.html").read_text()
     assert "tilted by 20 degrees" in page and "Newcombe" in page and "data:image/png" in page
     assert np.asarray(Image.open(out / "corruptions.png").convert("L")).std() > 10
+
+
+def test_intervals_are_over_persons_where_some_have_several_faces_and_as_evaluate_has_them(trained, here, capsys):
+    data = FaceDataset.load(trained.data)
+    names, splits = data.manifest["label"].tolist(), data.manifest["split"].tolist()
+    people = [f"person {index % 20}" for index in range(len(names))]
+    write_faces(here / "known", np.array(data.faces), names, splits, identity=people)
+    words = ["--model", trained.exported, "--data", here / "known"]
+    assert commandline.run(main, capsys, *words, "--corruptions", "noise=0.5", "--out", here / "out")[0] == 0
+    assert commandline.run(evaluate_main, capsys, *words, "--out", here / "evaluated")[0] == 0
+    result = json.loads((here / "out" / "corruptions.json").read_text())
+    (clean, noisy), table = result["models"]["bands-cnn"], pd.read_csv(here / "out" / "corruptions.csv")
+    (evaluated,) = json.loads((here / "evaluated" / "metrics.json").read_text())["models"].values()
+    assert clean["accuracy_ci95_identities"] == pytest.approx(evaluated["accuracy_ci95_identities"])
+    shown = table[["accuracy_low", "accuracy_high"]].to_numpy()
+    assert shown == pytest.approx(np.array([each["accuracy_ci95_identities"] for each in (clean, noisy)]))
+    assert shown[1] != pytest.approx(noisy["accuracy_ci95"])
+    (note,) = [note for note in result["notes"] if "persons" in note]
+    assert "faces are of 20 persons" in note and "test" not in note
 
 
 def test_what_a_reader_must_know_is_noted(trained, reported, here, capsys):
