@@ -49,14 +49,15 @@ def ablate(
 
     settings: resolved. varied: what it is called -> resolved settings. mirror: judge the first also by the mean of what it
     says of a face and of its mirror image, which takes no training. Returns what ablate.json holds.
-    Raises what `variants.train_variants` raises, and ConfigError where a report is there of variations that are not among these;
-    both before anything is trained.
+    Raises what `variants.train_variants` raises, and ConfigError where a report is there of variations or seeds that are
+    not among these; both before anything is trained.
     """
     dataset = variants.load_dataset(settings)
     rows = {split: dataset.rows(split) for split in ("train", "validation")}
     everything = {BASE: settings, **varied}
     names = [*everything, *([MIRROR] if mirror else [])]
-    variants.refuse_to_drop(out / "ablate.json", lambda told: told["variations"], names, "--vary and --mirror")
+    chosen = variants.seeds_of(settings, seeds)
+    variants.refuse_to_drop(out / "ablate.json", lambda told: told["variations"], names, "--vary and --mirror", chosen)
     faces, notes = variants.judged_faces(dataset, protocol, everything.values())
     planned = {
         name: [Variant(f"{_folder(name)}-seed{one.seed}", one, rows) for one in variants.with_seeds(changed, seeds)]

@@ -63,8 +63,8 @@ def mitigate(
     settings: what all share, resolved. by: columns whose cells are balanced; the gap is that between groups of those that are
     not "label". methods: of METHODS; "none" is trained anyway. target: for augment, faces a cell.
     Returns what mitigate.json holds.
-    Raises ConfigError for unknown methods or columns and where a report is there of methods that are not among these, DataError
-    where groups can't be compared, and what `variants.train_variants` raises.
+    Raises ConfigError for unknown methods or columns and where a report is there of methods or seeds that are not among these,
+    DataError where groups can't be compared, and what `variants.train_variants` raises.
     """
     methods = _checked_methods(methods)
     dataset = variants.load_dataset(settings)
@@ -73,7 +73,8 @@ def mitigate(
         raise ConfigError(f"--by {','.join(by)} has no group; name one of {', '.join(dataset.group_columns) or 'none there'}")
     check_columns(dataset, groups_by)
     rows = {split: dataset.rows(split) for split in ("train", "validation")}
-    variants.refuse_to_drop(out / "mitigate.json", lambda told: told["methods"], methods, "--methods")
+    chosen = variants.seeds_of(settings, seeds)
+    variants.refuse_to_drop(out / "mitigate.json", lambda told: told["methods"], methods, "--methods", chosen)
     faces, notes = variants.judged_faces(dataset, protocol, [settings])
     groups, known = variants.joined_groups(dataset, faces.rows, groups_by)
     notes += _check_test_groups(dataset, groups_by, groups[known], min_n, faces.split)

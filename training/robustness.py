@@ -124,13 +124,17 @@ def robustness(
 
     settings: what all share, resolved. remove: COLUMN=GROUP. levels: shares of the group to remove, 0..1; 0 is added, since
     the others are compared with it. Returns what robustness.json holds.
-    Raises ConfigError for an unknown column or group, a level outside 0..1, and where a report is there of levels that are not
-    among these, DataError where a level or the test set can't be made, and what `variants.train_variants` raises.
+    Raises ConfigError for an unknown column or group, a level outside 0..1, and where a report is there of levels or seeds
+    that are not among these, DataError where a level or the test set can't be made, and what `variants.train_variants` raises.
     """
     levels = _checked_levels(levels)
     dataset = variants.load_dataset(settings)
     variants.refuse_to_drop(
-        out / "robustness.json", lambda told: [entry["level"] for entry in told["levels"]], levels, "--levels"
+        out / "robustness.json",
+        lambda told: [entry["level"] for entry in told["levels"]],
+        levels,
+        "--levels",
+        variants.seeds_of(settings, seeds),
     )
     column, group = _parsed_group(dataset, remove)
     removal = remove_group(dataset, column, group, levels, settings.seed)

@@ -89,7 +89,12 @@ def base_settings(args: argparse.Namespace) -> TrainConfig:
 
 def with_seeds(settings: TrainConfig, seeds: int) -> list[TrainConfig]:
     """The same settings with each seed, from the one given on."""
-    return [dataclasses.replace(settings, seed=settings.seed + number) for number in range(seeds)]
+    return [dataclasses.replace(settings, seed=seed) for seed in seeds_of(settings, seeds)]
+
+
+def seeds_of(settings: TrainConfig, seeds: int) -> list[int]:
+    """The seeds of `with_seeds`."""
+    return [settings.seed + number for number in range(seeds)]
 
 
 def train_variants(variants: Sequence[Variant], dataset: FaceDataset, out: Path) -> list[RunFolder]:
@@ -170,11 +175,18 @@ def _open_or_start(variant: Variant, dataset: FaceDataset, out: Path) -> RunFold
     return start()
 
 
-def refuse_to_drop(report: Path, names: Callable[[Mapping[str, Any]], Iterable[Any]], asked: Sequence[Any], options: str) -> None:
+def refuse_to_drop(
+    report: Path,
+    names: Callable[[Mapping[str, Any]], Iterable[Any]],
+    asked: Sequence[Any],
+    options: str,
+    seeds: Sequence[int],
+) -> None:
     """Raise ConfigError where an earlier command left a report on what is not asked for now; the new one would take its place.
 
-    report: its JSON file, which need not be there. names: gives what it is on. options: those by which that is asked for. So a
-    folder has one report, on all that was compared there, whose p values are corrected for all of it. FerError for a damaged one.
+    report: its JSON file, which need not be there. names: gives what it is on. options: those by which that is asked for. seeds:
+    those asked for now. So a folder has one report, on all that was compared there, whose p values are corrected for all of it.
+    FerError for a damaged one.
     """
     if not report.is_file():
         return
@@ -183,6 +195,12 @@ def refuse_to_drop(report: Path, names: Callable[[Mapping[str, Any]], Iterable[A
         raise ConfigError(
             f"{report.parent} has a report that tells of {', '.join(lost)} too; ask for that as well ({options}), or choose "
             "another --out"
+        )
+    if lost := [str(seed) for seed in told["seeds"] if seed not in seeds]:
+        every = {*told["seeds"], *seeds}
+        raise ConfigError(
+            f"{report.parent} has a report on seed{'s' if len(lost) > 1 else ''} {', '.join(lost)} too; ask for that as well "
+            f"(--seed {min(every)} --seeds {max(every) - min(every) + 1}), or choose another --out"
         )
 
 

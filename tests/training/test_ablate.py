@@ -132,6 +132,7 @@ def test_a_report_is_not_replaced_by_one_that_tells_of_less(out, dataset, capsys
     assert "has a report that tells of 'hardly a step' too; ask for that as well (--vary and --mirror), or choose an" in told
     told = refused(ablate.main, capsys, *words, "--vary", USELESS)
     assert "tells of 'as it is, each face mirrored too' too" in told
+    assert "has a report on seed 0 too" in refused(ablate.main, capsys, *words, "--mirror", "--vary", USELESS, "--seed", 3)
     assert (out / "ablate.json").read_bytes() == before
     assert not (out / "runs" / "larger-steps-seed0").exists()
     # With those of before, and more seeds, it goes on.

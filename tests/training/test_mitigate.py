@@ -121,6 +121,7 @@ def test_a_training_that_was_killed_goes_on_after_the_epoch_it_had_ended(out):
 
 def test_given_again_it_trains_only_what_is_missing(data, out, result, tmp_path):
     moved = shutil.copytree(out, tmp_path / "moved")
+    (moved / "mitigate.json").unlink()  # a report on two seeds is not replaced by one on one
     weights = {path: path.stat().st_mtime_ns for path in moved.glob("runs/*/final.weights.h5")}
     assert len(weights) == 4
     assert command(data, moved, "--methods", "resample", "--seeds", "1") == 0
@@ -135,6 +136,15 @@ def test_a_report_is_not_replaced_by_one_without_its_methods(data, out, capsys):
     assert command(data, out, "--methods", "weight", "--seeds", "2") == 2
     assert "tells of 'resample' too; ask for that as well (--methods), or choose another --out" in capsys.readouterr().err
     assert not (out / "runs" / "weight-seed0").exists()
+
+
+def test_a_report_is_not_replaced_by_one_on_fewer_seeds(data, out, capsys):
+    before = (out / "mitigate.json").read_bytes()
+    for words, lost, ask in ((["--seeds", "1"], 1, 2), (["--seed", "1", "--seeds", "2"], 0, 3)):
+        assert command(data, out, "--methods", "none,resample", *words) == 2
+        told = f"has a report on seed {lost} too; ask for that as well (--seed 0 --seeds {ask}), or choose another --out"
+        assert told in capsys.readouterr().err
+    assert (out / "mitigate.json").read_bytes() == before and not (out / "runs" / "none-seed2").exists()
 
 
 def test_other_settings_do_not_go_into_the_same_folder(data, out, capsys):

@@ -155,6 +155,11 @@ def test_a_report_is_not_replaced_by_one_without_its_levels(data, out, capsys):
     assert "tells of 1.0 too; ask for that as well (--levels), or choose another --out" in capsys.readouterr().err
 
 
+def test_a_report_is_not_replaced_by_one_on_other_seeds(data, out, capsys):
+    assert command(data, out, "--levels", "0,1", "--seed", "1") == 2
+    assert "has a report on seed 0 too; ask for that as well (--seed 0 --seeds 2)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
