@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,8 +125,9 @@ def robustness(
 
     settings: what all share, resolved. remove: COLUMN=GROUP. levels: shares of the group to remove, 0..1; 0 is added, since
     the others are compared with it. Returns what robustness.json holds.
-    Raises ConfigError for an unknown column or group, a level outside 0..1, and where a report is there of levels or seeds
-    that are not among these, DataError where a level or the test set can't be made, and what `variants.train_variants` raises.
+    Raises ConfigError for an unknown column or group, a level outside 0..1, levels of the same faces, and where a report is there
+    of levels or seeds that are not among these, DataError where a level or the test set can't be made, and what
+    `variants.train_variants` raises.
     """
     levels = _checked_levels(levels)
     dataset = variants.load_dataset(settings)
@@ -140,9 +142,10 @@ def robustness(
     removal = remove_group(dataset, column, group, levels, settings.seed)
     faces, notes = variants.judged_faces(dataset, protocol, [settings])
     faces, groups, test_notes = _test_set(dataset, faces, column, group, min_n, settings.seed)
+    _check_levels_differ(removal)
     planned = [
         [
-            Variant(f"removed-{level:g}-seed{one.seed}", one, {"train": rows, "validation": dataset.rows("validation")})
+            Variant(f"removed-{_name(level)}-seed{one.seed}", one, {"train": rows, "validation": dataset.rows("validation")})
             for one in variants.with_seeds(settings, seeds)
         ]
         for level, rows in zip(levels, removal.rows, strict=True)
@@ -211,6 +214,26 @@ def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
     if len(ordered) < 2:
         raise ConfigError("--levels has nothing to compare with level 0; give a share such as 0.5")
     return ordered
+
+
+def _name(level: float) -> str:
+    """A level with as many digits as tell it from all others: in names of runs, where most have few."""
+    return short if float(short := f"{level:g}") == level else repr(level)
+
+
+def _percent(level: float) -> str:
+    """0.125 -> "12.5%", with as many digits as it has."""
+    return f"{100 * level:.12g}%"
+
+
+def _check_levels_differ(removal: Removal) -> None:
+    """Raise ConfigError where two levels train on the same faces, or read alike."""
+    for (lower, rows), (higher, others) in pairwise(zip(removal.levels, removal.rows, strict=True)):
+        if np.array_equal(rows, others) or _percent(lower) == _percent(higher):
+            raise ConfigError(
+                f"--levels {_name(lower)} and {_name(higher)} train on the same faces, of {removal.in_group[0]} of "
+                f"{removal.column} {removal.group} at level 0; give levels that are further apart"
+            )
 
 
 def _parsed_group(dataset: FaceDataset, remove: str) -> tuple[str, str]:
@@ -334,7 +357,7 @@ def _shown_frames(result: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame
     levels = pd.DataFrame(
         [
             {
-                "removed": f"{entry['level']:.0%}",
+                "removed": _percent(entry["level"]),
                 f"{group} in training": entry["n_group"],
                 "others": entry["n_others"],
                 **{name: figure_text(figure) for name, figure in entry["groups"].items()},
@@ -347,7 +370,7 @@ def _shown_frames(result: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame
     apart = pd.DataFrame(
         [
             {
-                "removed": f"{entry['level']:.0%}",
+                "removed": _percent(entry["level"]),
                 "figure": entry["figure"],
                 "difference from 0%": figure_text(entry, sign=True),
                 "p (Holm)": f"{entry['p_holm']:.3f}",
@@ -367,7 +390,7 @@ def findings(result: Mapping[str, Any]) -> list[str]:
         mine = [entry for entry in result["differences"] if entry["level"] == level]
         shown = [f"{entry['figure']} {figure_text(entry, sign=True)}" for entry in mine if entry["shown"]]
         rest = [entry["figure"] for entry in mine if not entry["shown"]]
-        text = f"With {level:.0%} of {group} removed, against 0%: " + (", ".join(shown) or "no difference shown")
+        text = f"With {_percent(level)} of {group} removed, against 0%: " + (", ".join(shown) or "no difference shown")
         sentences.append(text + (f"; noise: {', '.join(rest)}." if shown and rest else "."))
     sentences.append(
         "Accuracy by group, on as many faces of each group, label by label. No difference shown does not mean that there is "

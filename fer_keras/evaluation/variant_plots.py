@@ -51,7 +51,7 @@ def plot_levels(
         for place, each in zip(places, found, strict=True):
             axes.plot([place, place], [each["low"], each["high"]], color=look["color"], linewidth=1.4)
             axes.plot([place] * len(each["by_seed"]), each["by_seed"], "_", color=look["color"], alpha=0.6, markersize=7)
-    axes.set_xticks(range(len(levels)), [f"{100 * level:g}%" for level in levels])
+    axes.set_xticks(range(len(levels)), [f"{100 * level:.12g}%" for level in levels])
     label = f"share of {removed} removed from the training faces, others in their place"
     axes.set(xlabel=wrapped(label, 6.0), ylabel="test accuracy")
     _tidy(axes)

@@ -160,6 +160,27 @@ def test_a_report_is_not_replaced_by_one_on_other_seeds(data, out, capsys):
     assert "has a report on seed 0 too; ask for that as well (--seed 0 --seeds 2)" in capsys.readouterr().err
 
 
+def test_levels_are_told_with_all_their_digits(out):
+    result = json.loads((out / "robustness.json").read_text())
+    for level, told in ((0.004, "0.4%"), (0.125, "12.5%"), (0.07, "7%"), (0.29, "29%"), (1 / 3, "33.3333333333%"), (1.0, "100%")):
+        told_of = {
+            **result,
+            "levels": [result["levels"][0], {**result["levels"][1], "level": level}],
+            "differences": [{**entry, "level": level} for entry in result["differences"]],
+        }
+        assert f"With {told} of gender female removed, against 0%" in robustness.findings(told_of)[0]
+        assert re.search(rf"(?m)^ *{re.escape(told)} ", robustness.summary_text(told_of))
+    names = [robustness._name(level) for level in (0.0, 0.25, 0.5, 1.0, 0.3333331, 0.3333332)]
+    assert names == ["0", "0.25", "0.5", "1", "0.3333331", "0.3333332"]
+
+
+@pytest.mark.parametrize("levels", ["0,0.01", "0.5,0.500000001", "0.3333331,0.3333332"])
+def test_levels_of_the_same_faces_are_refused(data, tmp_path, capsys, levels):
+    assert command(data, tmp_path / "out", "--levels", levels) == 2
+    assert re.search(r"--levels [0-9.]+ and [0-9.]+ train on the same faces", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
