@@ -20,6 +20,7 @@ from fer_keras import cli
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.evaluation.fairness_report import FEW_PEOPLE, counted
+from fer_keras.evaluation.ordering import in_order, ordered
 from fer_keras.evaluation.repeated import drawn_text, judge_repeated, seeds_note
 from fer_keras.files import write_json, write_whole
 from training import variants
@@ -100,7 +101,7 @@ def mitigate(
         seed=settings.seed,
     )
     differences = found.differences(0, range(1, len(methods)), FIGURES)
-    small = [name for name, fits in zip(found.groups, found.compared, strict=True) if not fits]
+    small = in_order(name for name, fits in zip(found.groups, found.compared, strict=True) if not fits)
     notes += [f"{len(known) - known.sum()} {faces.split} faces of unknown group are left out"] if not known.all() else []
     notes += [f"fewer than {min_n} faces, so no part of the gap: {', '.join(small)}"] if small else []
     notes += found.few_people()
@@ -112,7 +113,7 @@ def mitigate(
         "by": list(by),
         "groups_by": groups_by,
         "groups_from": groups_provenance(dataset, groups_by),
-        "group_counts": dict(zip(found.groups, found.counts.tolist(), strict=True)),
+        "group_counts": ordered(dict(zip(found.groups, found.counts.tolist(), strict=True))),
         "seeds": [variant.settings.seed for variant in planned[methods[0]]],
         "repeats": len(found.draws),
         "units": found.units,
@@ -149,10 +150,10 @@ def _checked_methods(methods: Sequence[str]) -> list[str]:
         raise ConfigError(f"unknown method {unknown[0]!r} in --methods; choose from {', '.join(METHODS)}")
     if len(set(methods)) != len(methods):
         raise ConfigError(f"--methods {','.join(methods)} names one twice")
-    ordered = ["none", *(method for method in methods if method != "none")]  # without it there is no "before"
-    if len(ordered) < 2:
+    every = ["none", *(method for method in methods if method != "none")]  # without it there is no "before"
+    if len(every) < 2:
         raise ConfigError(f"--methods has nothing to compare with none; choose from {', '.join(list(METHODS)[1:])}")
-    return ordered
+    return every
 
 
 def _check_test_groups(dataset: FaceDataset, columns: Sequence[str], there: Any, min_n: int, split: str) -> list[str]:
@@ -161,9 +162,9 @@ def _check_test_groups(dataset: FaceDataset, columns: Sequence[str], there: Any,
 
     counts = Counter(there.tolist())
     train, known = variants.joined_groups(dataset, dataset.rows("train"), columns)
-    missing = sorted(set(train[known].tolist()) - set(counts))
+    missing = in_order(set(train[known].tolist()) - set(counts))
     if sum(count >= min_n for count in counts.values()) < 2:
-        has = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
+        has = ", ".join(f"{name} {count}" for name, count in ordered(counts).items()) or "none"
         more = f"; prepare the data with --split-by label,{','.join(columns)}" if missing else ""
         raise DataError(f"a gap needs two groups of {min_n} {split} faces or more, got {has}{more}; add faces, or lower --min-n")
     return [f"no {split} face is in a group that training faces are in: {', '.join(missing)}"] if missing else []
@@ -186,7 +187,8 @@ def _sizes_note(methods: Sequence[str], runs: Sequence[Sequence[Any]]) -> list[s
 
 
 def methods_frame(result: Mapping[str, Any]) -> pd.DataFrame:
-    """One line a method: accuracy, gap, worst group and every group, each with its interval and the spread of seeds."""
+    """One line a method: accuracy, gap, worst group and every group, each with its interval and the spread of seeds; of a group
+    also how many test faces it has."""
     import pandas as pd
 
     lines = []
@@ -196,6 +198,8 @@ def methods_frame(result: Mapping[str, Any]) -> pd.DataFrame:
         for name, figure in figures.items():
             line |= {name: figure["mean"], f"{name} low": figure["low"], f"{name} high": figure["high"]}
             line[f"{name} std of seeds"] = figure["std"]
+            if name in entry["groups"]:
+                line[f"{name} n"] = figure["n"]
         lines.append({**line, "n_train": entry["n_train"][0]})
     return pd.DataFrame(lines)
 
@@ -238,7 +242,7 @@ def _shown_frames(result: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame
                 "accuracy": figure_text(entry["accuracy"]),
                 "gap": figure_text(entry["gap"]),
                 "worst group": f"{entry['gap']['worst_group']} {figure_text(entry['worst'])}",
-                **{name: figure_text(group) for name, group in entry["groups"].items()},
+                **{f"{name} (n {group['n']})": figure_text(group) for name, group in entry["groups"].items()},
                 "faces": entry["n_train"][0],
             }
             for method, entry in result["methods"].items()
@@ -356,6 +360,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     by = cli.words(args.by)
+    if not by:
+        raise ConfigError("--by names no column; name the cells to balance, such as gender or label,gender")
     settings, methods = variants.base_settings(args), _checked_methods(cli.words(args.methods))
     refuse_idle(given_settings(args), *(_balanced(settings, method, by, args.target) for method in methods))
     if args.target is not None and "augment" not in methods:

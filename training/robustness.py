@@ -23,9 +23,10 @@ from fer_keras import cli
 from fer_keras.data.dataset import FaceDataset
 from fer_keras.errors import ConfigError, DataError
 from fer_keras.evaluation.fairness import UNKNOWN
+from fer_keras.evaluation.ordering import in_order, ordered
 from fer_keras.evaluation.repeated import drawn_text, judge_repeated, seeds_note
 from fer_keras.files import write_json, write_whole
-from training import variants
+from training import scoring, variants
 from training.bias import check_columns, groups_provenance
 from training.config import TrainConfig, given_settings, refuse_idle
 from training.variants import Variant, figure_text
@@ -163,7 +164,7 @@ def robustness(
         comparisons=(len(levels) - 1) * (len(np.unique(groups)) + 2),
         seed=settings.seed,
     )
-    figures = [*found.groups, "gap", "accuracy"]
+    figures = [*in_order(found.groups), "gap", "accuracy"]
     differences = found.differences(0, range(1, len(levels)), figures)
     result = {
         "data": {"name": dataset.name, "path": str(dataset.path), "fingerprint": dataset.fingerprint},
@@ -172,7 +173,7 @@ def robustness(
         "n": len(groups),
         "removed": {"column": column, "group": group},
         "groups_from": groups_provenance(dataset, [column]),
-        "test_counts": dict(zip(found.groups, found.counts.tolist(), strict=True)),
+        "test_counts": ordered(dict(zip(found.groups, found.counts.tolist(), strict=True))),
         "n_train": len(removal.rows[0]),
         "train_labels": removal.labels,
         "seeds": [variant.settings.seed for variant in planned[0]],
@@ -210,10 +211,10 @@ def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
     for level in levels:
         if not 0 <= level <= 1:
             raise ConfigError(f"--levels are shares of the group to remove, from 0 to 1; got {level:g}")
-    ordered = tuple(sorted({0.0, *levels}))
-    if len(ordered) < 2:
+    every = tuple(sorted({0.0, *levels}))
+    if len(every) < 2:
         raise ConfigError("--levels has nothing to compare with level 0; give a share such as 0.5")
-    return ordered
+    return every
 
 
 def _name(level: float) -> str:
@@ -284,7 +285,7 @@ def _test_set(
     kinds, counts = np.unique(values, return_counts=True)
     large = kinds[counts >= min_n]
     if group not in large or len(large) < 2:
-        has = ", ".join(f"{kind} {count}" for kind, count in zip(kinds, counts, strict=True))
+        has = ", ".join(f"{kind} {count}" for kind, count in ordered(dict(zip(kinds, counts, strict=True))).items())
         raise DataError(
             f"a balanced test set needs {column} {group} and another group with {min_n} {faces.split} faces or more, got {has}; "
             "add faces, or lower --min-n"
@@ -466,7 +467,7 @@ def _command(args: argparse.Namespace) -> int:
     settings = variants.base_settings(args)
     refuse_idle(given_settings(args), settings)
     name = f"robustness-{Path(settings.data or 'data').name}-{args.remove.replace('=', '-').lower()}"
-    out = Path(args.folder or f"runs/{name}")
+    out = Path(args.folder or Path("runs") / scoring.file_names([name])[name])
     result = robustness(
         settings,
         args.remove,

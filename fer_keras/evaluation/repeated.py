@@ -17,6 +17,7 @@ import numpy as np
 from fer_keras.errors import DataError
 from fer_keras.evaluation import fairness, resampling
 from fer_keras.evaluation.fairness_report import FEW_PEOPLE, ONE_PERSON, counted
+from fer_keras.evaluation.ordering import ordered
 
 NOISE = "noise: no difference shown"
 #: The one group where faces are not compared by group.
@@ -111,14 +112,16 @@ class Repeated:
                 "ratio": found["ratio"],
             },
             "worst": _figure(self.worst(means), self.worst(draws), self.worst(by_seed)),
-            "groups": {
-                name: {
-                    "n": int(self.counts[index]),
-                    **self._people(index),
-                    **_figure(means[index], draws[:, index], by_seed[:, index]),
+            "groups": ordered(
+                {
+                    name: {
+                        "n": int(self.counts[index]),
+                        **self._people(index),
+                        **_figure(means[index], draws[:, index], by_seed[:, index]),
+                    }
+                    for index, name in enumerate(self.groups)
                 }
-                for index, name in enumerate(self.groups)
-            },
+            ),
         }
 
     def _people(self, index: int) -> dict[str, int | None]:
@@ -130,12 +133,13 @@ class Repeated:
         """A note on groups with few people, or with a large share of their faces of one, in a list; empty where there is none."""
         if self.most_of_one is None or len(self.groups) == 1:
             return []
-        rough = [
-            f"{name} ({counted(int(people), 'person', 'people')}, one with {most} of {count} faces)"
+        rough = {
+            name: f"{name} ({counted(int(people), 'person', 'people')}, one with {most} of {count} faces)"
             for name, people, most, count in zip(self.groups, self.trials, self.most_of_one, self.counts, strict=True)
             if people < FEW_PEOPLE or most > ONE_PERSON * count
-        ]
-        return [f"few people are behind the figures of {', '.join(rough)}; intervals are rough there"] if rough else []
+        }
+        listed = ", ".join(ordered(rough).values())
+        return [f"few people are behind the figures of {listed}; intervals are rough there"] if rough else []
 
     def differences(self, base: int, variants: Sequence[int], figures: Sequence[str]) -> list[list[dict[str, Any]]]:
         """Paired differences from the variant `base`: for each variant a list with an entry for each figure.
@@ -220,7 +224,7 @@ def judge_repeated(
     counts = np.bincount(group, minlength=len(names))
     compared = counts >= min_n
     if groups is not None and compared.sum() < 2:
-        has = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True)) or "none"
+        has = ", ".join(f"{name} {count}" for name, count in ordered(dict(zip(names, counts, strict=True))).items()) or "none"
         raise DataError(f"a gap needs two groups of {min_n} test faces or more, got {has}; add test faces, or lower --min-n")
     units, people = (resampling.make_units(each, clusters=clusters) for each in (group, np.zeros(n, np.int64)))
     persons = np.empty(len(units.group), np.int64)

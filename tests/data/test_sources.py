@@ -853,6 +853,22 @@ def test_columns_that_make_no_sense_are_refused(affectnet, columns, message):
         Table(affectnet / "labels.csv", affectnet, columns)
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("race/eth", "race_eth"),
+        ("kept", "kept_group"),
+        ("2024", "group_2024"),
+        ("votes_mine", "group_votes_mine"),
+        ("/", "group"),
+    ],
+)
+def test_a_name_that_is_proposed_for_a_column_can_be_had(affectnet, name, other):
+    with pytest.raises(ConfigError, match=f"choose another name, such as {other}$"):
+        Table(affectnet / "labels.csv", affectnet, {"image": "pth", "label": "label", name: "label"})
+    Table(affectnet / "labels.csv", affectnet, {"image": "pth", "label": "label", other: "label"})
+
+
 def test_a_wrong_picture_folder_is_told_with_an_example(affectnet):
     with pytest.raises(DataError, match="is no folder"):
         Table(affectnet / "labels.csv", affectnet / "nowhere", {"image": "pth", "label": "label"})

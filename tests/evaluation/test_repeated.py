@@ -345,3 +345,11 @@ def test_how_many_persons_are_behind_a_figure_is_told():
     assert "b (3 people, one with 20 of 60 faces), c (31 people, one with 30 of 60 faces)" in note and "a (" not in note
     unknown = judge_repeated(correct, groups, clusters=np.full(180, ""), repeats=100)
     assert unknown.few_people() == [] and unknown.describe(0)["groups"]["a"]["identities"] is None
+
+
+def test_groups_are_listed_by_the_numbers_in_their_names():
+    ages = np.repeat(["10-19", "20-29", "3-9"], 40)
+    found = judge_repeated(np.arange(120)[None, None] % 4 > 0, ages, repeats=100)
+    assert list(found.describe(0)["groups"]) == ["3-9", "10-19", "20-29"]
+    with pytest.raises(DataError, match="got 3-9 40, 10-19 40, 20-29 40; add"):
+        judge_repeated(np.ones((1, 1, 120), bool), ages, min_n=50)

@@ -93,6 +93,13 @@ def test_the_gap_that_was_put_in_is_found_before_and_differences_are_after_minus
         assert by_figure[figure]["shown"] == (by_figure[figure]["p_holm"] < 0.05)
 
 
+def test_tables_tell_how_many_faces_a_group_has(out, result):
+    table = pd.read_csv(out / "methods.csv")
+    assert table[["female n", "male n"]].to_numpy().tolist() == [[36, 36]] * 2
+    assert "<th>female (n 36)</th>" in (out / "report.html").read_text()
+    assert "male (n 36)" in mitigate.summary_text(result)
+
+
 def test_the_report_stands_alone_and_promises_nothing(out):
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1
@@ -159,6 +166,7 @@ def test_other_settings_do_not_go_into_the_same_folder(data, out, capsys):
         (["--methods", "none"], "nothing to compare with none"),
         (["--methods", "weight,weight"], "names one twice"),
         (["--by", "sex"], "no group column 'sex'; it has gender"),
+        (["--by", ""], "--by names no column; name the cells to balance"),
         (["--by", "label"], "--by label has no group; name one of gender"),
         (["--min-n", "50"], "two groups of 50 test faces or more, got female 36, male 36; add faces, or lower --min-n"),
         (["--no-flip", "--rotate", "0", "--shift", "0", "--brightness", "0", "--contrast", "0"], "which are all off; set one"),

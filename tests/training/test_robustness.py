@@ -203,6 +203,18 @@ def test_bad_input_is_refused_before_anything_is_trained(data, tmp_path, capsys,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_group_with_a_slash_in_its_name_has_one_folder(data, monkeypatch):
+    given = []
+
+    def note(*words, **_):
+        given.append(words[4])
+        raise DataError("enough")
+
+    monkeypatch.setattr(robustness, "robustness", note)
+    assert robustness.main(["--data", str(data.path), "--remove", "race=x / Y", *SETTINGS]) == 2
+    assert [path.parent.as_posix() for path in given] == ["runs"] and "x - y" in given[0].name
+
+
 def test_a_group_without_test_faces_is_named(tmp_path, capsys):
     data = write_lopsided(tmp_path / "data", ((12, 12), (6, 6), (40, 0)))
     assert command(data, tmp_path / "out") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -33,6 +34,18 @@ _SPECIAL = ("image", "label", "split", "identity", "age")
 _RESERVED = ("row", "kept", "reason", "note", "source", "box", "fer2013_label", "origin", "change")
 
 
+def _can_be_made(column: str) -> bool:
+    """Whether a column of a data set can be called so."""
+    return column not in _RESERVED and not column.startswith("votes_") and column.isidentifier()
+
+
+def _other_name(column: str) -> str:
+    """A name near to one that can't be had, which can."""
+    cleaned = re.sub(r"\W+", "_", column).strip("_")
+    names = (cleaned, f"{cleaned}_group".lstrip("_"), f"group_{cleaned}")
+    return next(name for name in names if _can_be_made(name))
+
+
 class Table:
     """Pictures named by a csv, relative to a folder.
 
@@ -56,8 +69,8 @@ class Table:
             if target not in self.columns:
                 raise ConfigError(f"--columns names no {target}; expected image=COLUMN,label=COLUMN and whatever else there is")
         for target in self.columns:
-            if target in _RESERVED or target.startswith("votes_") or not target.isidentifier():
-                raise ConfigError(f"--columns can't make a column {target!r}; choose another name, such as {target}_group")
+            if not _can_be_made(target):
+                raise ConfigError(f"--columns can't make a column {target!r}; choose another name, such as {_other_name(target)}")
         if "age" in self.columns and "age_group" in self.columns:
             raise ConfigError("--columns names both age and age_group; age becomes age_group, so name one")
         self.csv = CsvFile(csv_path)
