@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the shipped models of real faces anew, with all that they build on, into reproduced/; given again after a stop it goes on.
 #
-#   bash training/configs/reproduce.sh                    all five: about a day and a half on two cores (docs/results.md has each step's time)
+#   bash training/configs/reproduce.sh                    all five: about 30 hours on two cores (docs/results.md has each step's time)
 #   bash training/configs/reproduce.sh ferplus-cnn        one of them, and what it builds on
 #   bash training/configs/reproduce.sh --steps [NAME...]  says what would be made, in this order
 #
