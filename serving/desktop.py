@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -450,4 +452,7 @@ def fitted_ppm(jpeg: bytes, room_wh: tuple[int, int]) -> bytes:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # OpenVINO takes the process down with a signal where a model is still being loaded when Python ends in order

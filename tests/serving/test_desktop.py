@@ -347,17 +347,47 @@ def test_of_a_damaged_film_the_window_tells_what_is_missing(screen, models, tmp_
         wait_for(window, lambda: "a second; 1 of 25 frames can't be read; the file is damaged" in window.status.cget("text"))
 
 
+def wait_for_the_window():
+    if shutil.which("xdotool"):
+        subprocess.run(["xdotool", "search", "--sync", "--name", "^Expressions: demo$"], check=True, timeout=60)
+    else:
+        time.sleep(8)
+    time.sleep(0.5)
+
+
 def test_the_command_opens_a_window_and_ends_when_asked_to(screen):
     command = [sys.executable, "-m", "serving.desktop", "--source", "demo"]
     process = subprocess.Popen(command, cwd=MODEL.parent.parent, stderr=subprocess.PIPE, text=True)
     try:
-        if shutil.which("xdotool"):
-            subprocess.run(["xdotool", "search", "--sync", "--name", "^Expressions: demo$"], check=True, timeout=30)
-        else:
-            time.sleep(5)
-        time.sleep(0.5)
+        wait_for_the_window()
         process.terminate()
         _, errors = process.communicate(timeout=10)
+        assert (process.returncode, errors) == (0, "")
+    finally:
+        process.kill()
+
+
+LOADING = """
+import runpy, sys, threading
+from fer_keras.inference.recognizer import Recognizer
+model, sys.argv = sys.argv[1], ["desktop", "--source", "demo"]
+def load():
+    while True:
+        Recognizer(model, runtime="openvino")
+for _ in range(4):  # as many as make sure that one is at it when the window closes
+    threading.Thread(target=load, daemon=True).start()
+runpy.run_module("serving.desktop", run_name="__main__")
+"""
+
+
+def test_a_window_that_is_closed_while_models_are_loaded_ends_in_order(screen):
+    pytest.importorskip("openvino")
+    command = [sys.executable, "-c", LOADING, str(MODEL)]
+    process = subprocess.Popen(command, cwd=MODEL.parent.parent, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for_the_window()
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
         assert (process.returncode, errors) == (0, "")
     finally:
         process.kill()
