@@ -12,7 +12,9 @@ A file plays at its own speed and starts over at its end. Nothing is captured wh
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -43,7 +45,9 @@ def create_app(config: ServerConfig | None = None, *, sources: Sequence[Source] 
 
     config = config or config_from_environment()
     app = Flask(__name__)
-    app.extensions["fer_keras"] = Engine(config, sources)
+    engine = app.extensions["fer_keras"] = Engine(config, sources)
+    if os.environ.get("FLASK_RUN_FROM_CLI") == "true":  # the other servers end their process themselves
+        atexit.register(engine.leave)
     # The largest body; each address has its own, lower limit. A form is read through a buffer of half a megabyte at most.
     app.config.update(MAX_CONTENT_LENGTH=config.largest_body, MAX_FORM_MEMORY_SIZE=2**19, MAX_FORM_PARTS=64)
     app.json.sort_keys = False

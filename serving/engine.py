@@ -65,6 +65,11 @@ class OnDemand(Generic[_Made]):
                 self._made[name] = self._make(name)
             return self._made[name]
 
+    def stop(self) -> None:
+        """Wait for what is being made, and make nothing any more: who asks for it waits for ever, as the process ends."""
+        for lock in self._locks.values():
+            lock.acquire()
+
 
 class Engine:
     """The running parts of a server. Nothing runs before `start`, or before something is asked of it.
@@ -127,6 +132,16 @@ class Engine:
         free = [self._videos.acquire(timeout=max(0.0, deadline - time.monotonic())) for _ in range(WORKERS)]
         for _ in filter(None, free):
             self._videos.release()
+
+    def leave(self) -> None:
+        """As `close`, where Python is about to end in order: OpenVINO would take it down with a signal if a thread were inside
+        it then. No thread can be started any more."""
+        self.closing.set()
+        deadline = time.monotonic() + CLOSE_S
+        for stream in self.streams.values():
+            stream.close(deadline)
+        for made in (self.recognizers, self.detectors, self.upload_detectors):
+            made.stop()
 
     def all_labels(self) -> tuple[str, ...]:
         """The labels of all models together, emotions first."""

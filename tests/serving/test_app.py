@@ -1142,3 +1142,39 @@ def test_flask_finds_the_application_and_environment(monkeypatch):
     monkeypatch.setenv("FER_KERAS_SOURCES", "demo,0")
     app = ScriptInfo(app_import_path="serving.app").load_app()
     assert list(app.extensions["fer_keras"].streams) == ["demo", "camera-0"]
+
+
+LOADING = """
+import itertools, threading
+from serving.app import create_app
+app = create_app()
+asked, kept = app.extensions["fer_keras"].recognizers, []
+def load(name):
+    for number in itertools.count():
+        asked(name)
+        kept.append(asked._made.pop(name))
+        if not number:
+            print("loaded", name, flush=True)
+for name in asked.names:  # as many as make sure that one is at it when the server ends
+    threading.Thread(target=load, args=(name,), daemon=True).start()
+"""
+
+
+def test_flask_ends_in_order_while_models_are_loaded(tmp_path):
+    pytest.importorskip("openvino")
+    (tmp_path / "busy.py").write_text(LOADING)
+    # What runs in the background, as these tests may, starts with Ctrl-C switched off.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from flask.cli import main; main()"
+    command = [sys.executable, "-c", code, "--app", "busy", "run", "--port", "0"]
+    models = "ferplus-cnn,fer2013-cnn,ferplus-densenet121,ferplus-ensemble"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}", "FER_KERAS_MODELS": models}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while "loaded" not in process.stdout.readline():
+                assert process.poll() is None, process.stderr.read()
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 0 and "terminate called" not in errors, errors[-500:]
