@@ -347,24 +347,32 @@ def test_of_a_damaged_film_the_window_tells_what_is_missing(screen, models, tmp_
         wait_for(window, lambda: "a second; 1 of 25 frames can't be read; the file is damaged" in window.status.cget("text"))
 
 
+OPENED = ["xdotool", "search", "--sync", "--name", "^Expressions: demo$"]
+
+
 def wait_for_the_window():
     if shutil.which("xdotool"):
-        subprocess.run(["xdotool", "search", "--sync", "--name", "^Expressions: demo$"], check=True, timeout=60)
+        subprocess.run(OPENED, check=True, timeout=30)
     else:
         time.sleep(8)
     time.sleep(0.5)
 
 
-def test_the_command_opens_a_window_and_ends_when_asked_to(screen):
-    command = [sys.executable, "-m", "serving.desktop", "--source", "demo"]
+def ended(close, *words, within_s=10):
+    """Exit code and messages of Python with these words, whose window `close`, given the process, has closed."""
+    command = [sys.executable, *words]
     process = subprocess.Popen(command, cwd=MODEL.parent.parent, stderr=subprocess.PIPE, text=True)
     try:
         wait_for_the_window()
-        process.terminate()
-        _, errors = process.communicate(timeout=10)
-        assert (process.returncode, errors) == (0, "")
+        close(process)
+        _, errors = process.communicate(timeout=within_s)
+        return process.returncode, errors
     finally:
         process.kill()
+
+
+def test_the_command_opens_a_window_and_ends_when_asked_to(screen):
+    assert ended(subprocess.Popen.terminate, "-m", "serving.desktop", "--source", "demo") == (0, "")
 
 
 LOADING = """
@@ -382,31 +390,18 @@ runpy.run_module("serving.desktop", run_name="__main__")
 
 def test_a_window_that_is_closed_while_models_are_loaded_ends_in_order(screen):
     pytest.importorskip("openvino")
-    command = [sys.executable, "-c", LOADING, str(MODEL)]
-    process = subprocess.Popen(command, cwd=MODEL.parent.parent, stderr=subprocess.PIPE, text=True)
-    try:
-        wait_for_the_window()
-        process.terminate()
-        _, errors = process.communicate(timeout=20)
-        assert (process.returncode, errors) == (0, "")
-    finally:
-        process.kill()
+    assert ended(subprocess.Popen.terminate, "-c", LOADING, str(MODEL), within_s=20) == (0, "")
 
 
 def test_a_window_that_the_window_system_destroys_is_closed_as_by_a_person(screen):
     if not shutil.which("xdotool"):
         pytest.skip("needs a way to destroy a window (Debian and Ubuntu: xdotool)")
-    command = [sys.executable, "-m", "serving.desktop", "--source", "demo"]
-    process = subprocess.Popen(command, cwd=MODEL.parent.parent, stderr=subprocess.PIPE, text=True)
-    try:
-        search = ["xdotool", "search", "--sync", "--name", "^Expressions: demo$"]
-        window = subprocess.check_output(search, timeout=30, text=True).split()[0]
-        time.sleep(0.5)
+
+    def destroy(process):
+        window = subprocess.check_output(OPENED, timeout=30, text=True).split()[0]
         subprocess.run(["xdotool", "windowclose", window], check=True)
-        _, errors = process.communicate(timeout=10)
-        assert (process.returncode, errors) == (0, "")
-    finally:
-        process.kill()
+
+    assert ended(destroy, "-m", "serving.desktop", "--source", "demo") == (0, "")
 
 
 def run(capsys, *words):

@@ -104,10 +104,6 @@ train() {
 
 ensemble() {
     local name="$1" word data join=() options=()
-    if [ -f "$into/$name/metadata.json" ]; then
-        echo "$into/$name is there"
-        return
-    fi
     for word in $(ensemble_of "$name"); do
         case "$word" in
             --*) options+=("$word") ;;
@@ -121,10 +117,6 @@ ensemble() {
 
 mean() {
     local name="$1" run runs=()
-    if [ -f "$into/$name/metadata.json" ]; then
-        echo "$into/$name is there"
-        return
-    fi
     for run in $(mean_of "$name"); do runs+=("runs/$into/$run"); done
     rm -rf "runs/$into/$name"
     python -m training.average "${runs[@]}" --out "runs/$into/$name" --export "$name" --saved-models "$into"
@@ -134,6 +126,8 @@ for name in "${steps[@]}"; do
     echo "== $name"
     if [ -f "$configs/$name.yaml" ]; then
         train "$name"
+    elif [ -f "$into/$name/metadata.json" ]; then
+        echo "$into/$name is there"
     elif mean_of "$name" >/dev/null; then
         mean "$name"
     else
