@@ -53,10 +53,10 @@ setup(
     ],
     extras_require={
         "parquet": ["pyarrow>=17,<27"],  # serving.predict --parquet
-        "deploy": ["gunicorn>=23,<28"],  # 22 and 23 close request smuggling holes
+        "deploy": ["gunicorn>=24,<28"],  # 22 and 23 closed request smuggling holes; the worker needs 24
         "test": [
             "pyarrow>=17,<27",
-            "gunicorn>=23,<28",
+            "gunicorn>=24,<28",
             "pytest>=8,<10",
             "pytest-xdist>=3.7,<4",
             "requests>=2.32,<3",

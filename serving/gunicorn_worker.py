@@ -14,7 +14,7 @@ class PatientWorker(ThreadWorker):
     """As `gthread`, with PatientSocket as its connections, save where gunicorn itself speaks TLS.
 
     gunicorn's sockets wait for ever, and the timeout of a worker is none of a client. What is overridden here is the same in the
-    versions that are allowed, of which 23 and 27 were tried.
+    versions that are allowed, of which 24 to 27 were tried; 23 hands its connections about otherwise.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
