@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the shipped models of real faces anew, with all that they build on, into reproduced/; given again after a stop it goes on.
 #
-#   bash training/configs/reproduce.sh                    all five: about 30 hours on two cores (docs/results.md has each step's time)
+#   bash training/configs/reproduce.sh                    all five: about 31 hours on two cores (docs/results.md has each step's time)
 #   bash training/configs/reproduce.sh ferplus-cnn        one of them, and what it builds on
 #   bash training/configs/reproduce.sh --steps [NAME...]  says what would be made, in this order
 #
@@ -26,9 +26,9 @@ ensemble_of() {
             echo "ferplus ferplus-densenet121-large ferplus-cnn-large ferplus-cnn-longer ferplus-cnn-robust ferplus-cnn-start"
             ;;
         ferplus-three2) echo "ferplus ferplus-cnn-mean ferplus-cnn-longer ferplus-cnn-start --mirror" ;;
-        ferplus-ensemble) echo "ferplus ferplus-cnn ferplus-cnn-longer ferplus-cnn-start --mirror --half" ;;
+        ferplus-ensemble) echo "ferplus ferplus-cnn ferplus-densenet121 ferplus-cnn-start --mirror --half" ;;
         fer2013-teacher) echo "fer2013 fer2013-cnn-start fer2013-cnn-wide --mirror" ;;
-        fer2013-ensemble) echo "fer2013 fer2013-cnn fer2013-cnn-other --mirror --half" ;;
+        fer2013-ensemble) echo "fer2013 fer2013-cnn-taught fer2013-cnn-other --mirror --half" ;;
         *) return 1 ;;
     esac
 }
