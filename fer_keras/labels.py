@@ -82,6 +82,16 @@ def by_emotion(labels: Iterable[str]) -> dict[str, str]:
     return {name: found[0] for name, found in named.items() if name in EMOTIONS and len(found) == 1}
 
 
+def words_to_map(lacking: Iterable[str], known: Iterable[str]) -> str:
+    """The option of training.prepare that leaves no class which a model lacks, and what it does.
+
+    A class that is another name of one that the model knows becomes that one; others are dropped.
+    """
+    known = set(known)
+    words = ",".join(f"{label}={canonical(label) if canonical(label) in known else ''}" for label in lacking)
+    return f"--map {words} (NAME= drops a class, NAME=OTHER merges it)"
+
+
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
     """Unique names, emotions first in FER+ order, then the others alphabetically."""
     unique = set(names)

@@ -17,7 +17,7 @@ import errno
 import itertools
 import json
 import os
-import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -288,6 +288,8 @@ def _pictures(
     counts: Counter[str] = Counter(pictures=0, faces=0, without_face=0, unreadable=0)
     about = {"crop": args.crop, "detector": args.detector if detector else None}
     with contextlib.ExitStack() as stack:
+        # Who ends it with `kill` or `timeout` wants the rows as much as who types Ctrl-C. A run over films goes on from its files.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         writers: dict[str, outputs.CsvWriter | outputs.JsonWriter] = {}
         table: IO[str] | None = None
         drawn = outputs.DrawnCopies(Path(args.draw)) if args.draw else None
@@ -315,12 +317,10 @@ def _pictures(
                 counts["unreadable"] += result.error is not None
                 counts["without_face"] += result.error is None and not result.faces
                 progress.update()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):  # of the system: a full disk, say
             progress.close()
             if table and counts["pictures"]:  # hours of work, perhaps
-                table.flush()
-                part = f"{args.csv}.unfinished{Path(args.csv).suffix}"
-                shutil.copyfile(table.name, part)
+                part = _keep_rows(table, Path(f"{args.csv}.unfinished{Path(args.csv).suffix}"))
                 done = f"stopped after {counts['pictures']} of {len(pictures)} pictures"
                 print(f"{done}; their rows are in {part}", file=sys.stderr)
             raise
@@ -334,6 +334,16 @@ def _pictures(
     if counts["unreadable"] == counts["pictures"]:
         raise DataError(f"no picture could be read ({counts['pictures']} tried); the lines above say why")
     return 0
+
+
+def _keep_rows(table: IO[str], part: Path) -> Path:
+    """Give the name `part` to a table that is not finished, up to its last whole row; needs no room, as on a full disk."""
+    with contextlib.suppress(OSError):
+        table.close()  # what found no room is lost
+    with open(table.name, "rb+") as written:
+        written.truncate(written.read().rfind(b"\n") + 1)
+    os.replace(table.name, part)
+    return part
 
 
 def _summary(counts: Counter[str]) -> str:

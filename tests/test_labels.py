@@ -1,7 +1,7 @@
 import pytest
 
 from fer_keras.errors import ConfigError
-from fer_keras.labels import EMOTIONS, canonical_names, joined_name, ordered, parse_label_map, resolve_label_map
+from fer_keras.labels import EMOTIONS, canonical_names, joined_name, ordered, parse_label_map, resolve_label_map, words_to_map
 
 
 def test_emotions_stand_in_the_order_of_the_ferplus_columns():
@@ -70,3 +70,10 @@ def test_names_that_are_joined_are_told_apart_whatever_is_in_them():
     assert joined_name(("fear", "Male"), "x") == "fear x Male"
     assert joined_name(("a x b",), "x") == "a x b"
     assert joined_name(("axb", "R&D"), "x") == "axb x R&D"
+
+
+def test_classes_that_a_model_lacks_become_what_it_calls_them_or_are_dropped():
+    words = words_to_map(["bored", "happy", "Angry"], ["neutral", "happiness", "sadness"])
+    assert words == "--map bored=,happy=happiness,Angry= (NAME= drops a class, NAME=OTHER merges it)"
+    mapping = resolve_label_map(parse_label_map(words.split()[1]), ["bored", "happy", "Angry"])
+    assert mapping == {"bored": None, "happy": "happiness", "Angry": None}

@@ -124,9 +124,10 @@ def check_columns(dataset: FaceDataset, by: Sequence[str]) -> None:
     for column in by:
         if column not in dataset.group_columns:
             has = f"it has {', '.join(dataset.group_columns)}" if dataset.group_columns else "it has no group column"
-            raise ConfigError(
-                f"{dataset.path} has no group column {column!r}; {has}; prepare it with --columns {column}=COLUMN to add one"
-            )
+            to_do = f"prepare it with --columns {column}=COLUMN to add one"
+            if f"{column}_group" in dataset.group_columns:
+                to_do = f"groups of it are {column}_group"
+            raise ConfigError(f"{dataset.path} has no group column {column!r}; {has}; {to_do}")
         if list(by).count(column) > 1:
             raise ConfigError(f"--by names {column} twice; name each column once")
 

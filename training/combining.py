@@ -17,6 +17,7 @@ from fer_keras import cli
 from fer_keras.data import targets
 from fer_keras.errors import DataError, ModelError, TrainingError
 from fer_keras.files import read_json, write_json
+from fer_keras.labels import words_to_map
 from fer_keras.models.ensemble import COMBINATIONS, common_labels, ensemble_spec, input_of, label_order
 from training import ensemble_report, scoring, train
 from training.config import TrainConfig
@@ -304,7 +305,7 @@ def combine_members(members: Sequence[Member], dataset: FaceDataset, plan: Plan,
     if lacking := [dataset.labels[index] for index in used if position[index] < 0]:
         raise ModelError(
             f"the members lack {', '.join(lacking)}, which {dataset.path} has; prepare the data with "
-            f"--map {','.join(f'{label}=' for label in lacking)} (drops them; NAME=OTHER merges)"
+            f"{words_to_map(lacking, labels)}"
         )
     faces = dataclasses.replace(faces, truth=position[faces.truth], fit_truth=position[faces.fit_truth])
     ways = COMBINATIONS if len(faces.fit_rows) else ("mean", "vote")

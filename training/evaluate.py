@@ -144,7 +144,7 @@ def _temperature(
     from fer_keras.evaluation.calibration import temperature_if_any
 
     if model.run is None:
-        return model.temperature, None if model.temperature is None else "set when the model was exported", None
+        return model.temperature, None if model.temperature is None else "validation faces when the model was exported", None
     same = scoring.is_own(model.run, faces.dataset)
     if same and faces.split == "validation":
         temperature, why_not = temperature_if_any(probabilities, truth)

@@ -20,6 +20,7 @@ from fer_keras.cli import CommandParser, import_tensorflow, positive_int
 from fer_keras.data import targets
 from fer_keras.data.dataset import SPLITS, UNKNOWN, FaceDataset, same_data, same_rows
 from fer_keras.errors import ConfigError, DataError, FerError, ModelError
+from fer_keras.labels import words_to_map
 from fer_keras.models.finding import find_model
 
 if TYPE_CHECKING:
@@ -313,7 +314,7 @@ def label_positions(model: ScoredModel, faces: ScoredFaces) -> np.ndarray:
     if lacking := [label for label in used if label not in model.labels]:
         raise ModelError(
             f"labels of model and data differ: the model lacks {', '.join(lacking)}; it knows {', '.join(model.labels)}; "
-            f"prepare the data with --map {','.join(f'{label}=' for label in lacking)} (drops them; NAME=OTHER merges)"
+            f"prepare the data with {words_to_map(lacking, model.labels)}"
         )
     lookup = np.array([model.labels.index(label) if label in model.labels else -1 for label in faces.dataset.labels])
     return lookup[faces.truth]

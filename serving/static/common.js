@@ -62,6 +62,16 @@ export async function loadModels() {
   return new Map(models.map((model) => [model.name, model]));
 }
 
+// A server that was started anew may have other models and sources than those that the page lets choose from.
+export async function isOutdated() {
+  const [models, sources] = await Promise.all([loadModels(), ask("/api/stream").then((answer) => answer.json())]);
+  const differs = (id, names) => [...byId(id).options].map((option) => option.value).join("\n") !== names.join("\n");
+  return differs("model", [...models.keys()]) || differs("source", sources.sources.map((each) => each.source));
+}
+
+// What went wrong with `ask`. A TypeError is of the network.
+export const noAnswer = (error) => (error instanceof TypeError ? `The server does not answer (${error.message})` : error.message);
+
 export const colourOf = (model, label) => colours.get(model)?.get(label) ?? grey;
 const isDarkScheme = matchMedia("(prefers-color-scheme: dark)");
 

@@ -1,5 +1,5 @@
 // The stream that everybody sees.
-import { address, ask, byId, colourOf, loadModels, People, postJson, saveAs, sayIn, Trouble } from "./common.js";
+import { address, ask, byId, colourOf, isOutdated, noAnswer, People, postJson, saveAs, sayIn, Trouble } from "./common.js";
 import { meanOf, Timeline } from "./chart.js";
 
 const blank = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
@@ -17,7 +17,7 @@ let status = null;
 let retry = 0;
 let glance = 0;
 let drawDue = false;
-let unsure = false; // whether the server may be another than the one that made this page
+let unsure = true; // whether the server may be another than the one that made this page, which is long ago where another panel came first
 let known = {}; // model and detector that the selects were last set to by what the server said
 
 const source = () => byId("source").value;
@@ -65,6 +65,7 @@ function open() {
 }
 
 function close() {
+  unsure = true; // from here on nothing is heard of it
   events?.close();
   events = null;
   clearTimeout(retry);
@@ -72,19 +73,11 @@ function close() {
   timeline.gap();
 }
 
-// A server that was started anew may have other models and sources than those that the page lets choose from.
-async function isOutdated() {
-  const [models, sources] = await Promise.all([loadModels(), ask("/api/stream").then((answer) => answer.json())]);
-  const differs = (id, names) => [...byId(id).options].map((option) => option.value).join("\n") !== names.join("\n");
-  return differs("model", [...models.keys()]) || differs("source", sources.sources.map((each) => each.source));
-}
-
 // Events that end would come again by themselves; the picture would not, nor does it say so where the server ends it in order.
 // Neither tells why it was refused, so the same is asked once more in a way that does. kind: "events" or "video".
 async function again(kind) {
   const path = at(`/api/stream/${kind}`);
   close();
-  unsure = true;
   showState("no answer", "", true);
   showFacts(null);
   showPeople([], "", "");
@@ -98,7 +91,7 @@ async function again(kind) {
     }
     await (await ask(`${path}&limit=1`)).body.cancel();
   } catch (error) {
-    what = error instanceof TypeError ? `The server does not answer (${error.message})` : error.message; // a TypeError is of the network
+    what = noAnswer(error);
   }
   if (events || !isWanted()) return;
   trouble.tell(`${what}; trying again in a few seconds.`);

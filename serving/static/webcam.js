@@ -1,11 +1,12 @@
 // The visitor's own camera: pictures go to the server one at a time, answers are drawn over the video.
-import { ask, byId, drawBoxes, People, sayIn, Trouble } from "./common.js";
+import { ask, byId, drawBoxes, isOutdated, noAnswer, People, sayIn, Trouble } from "./common.js";
 
 const say = sayIn("webcam");
 const trouble = new Trouble("webcam");
 const video = byId("webcam-video");
 const boxes = byId("webcam-boxes");
 const people = new People(byId("webcam-people"));
+const staleS = 3; // the picture goes on: what was said of one that is older than this is said of it no more
 const sentSide = 640; // px; more would take longer to send and tell the model nothing more
 const session = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 let stream = null;
@@ -16,14 +17,18 @@ function showState() {
   byId("webcam-toggle").classList.toggle("on", Boolean(stream));
 }
 
+function showNothing(rate) {
+  boxes.getContext("2d").clearRect(0, 0, boxes.width, boxes.height);
+  people.show([], "");
+  byId("webcam-rate").textContent = rate;
+}
+
 export function stopWebcam() {
   wish += 1;
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;
   video.srcObject = null;
-  boxes.getContext("2d").clearRect(0, 0, boxes.width, boxes.height);
-  people.show([], "");
-  byId("webcam-rate").textContent = "";
+  showNothing("");
   trouble.over(); // nothing is tried any more
   showState();
 }
@@ -81,6 +86,9 @@ async function send(mine) {
     const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.85));
     const model = byId("webcam-model").value;
     const query = new URLSearchParams({ session, model, detector: byId("webcam-detector").value });
+    const late = setTimeout(() => {
+      if (stream === mine) showNothing("waiting for the server");
+    }, 1000 * staleS);
     try {
       const answer = await ask(`/api/webcam?${query}`, { method: "POST", headers: { "Content-Type": "image/jpeg" }, body: blob }, 60); // the model may have to be loaded first
       const { faces } = await answer.json();
@@ -99,8 +107,18 @@ async function send(mine) {
       }
     } catch (error) {
       if (stream !== mine) return;
-      trouble.tell(error.message);
+      showNothing("");
+      trouble.tell(noAnswer(error));
+      const outdated = await isOutdated().catch(() => false); // of a server that does not answer nothing is known
+      if (stream !== mine) return;
+      if (outdated) {
+        stopWebcam();
+        say("The server has other models or sources now than this page lets choose from: load the page again.", true);
+        return;
+      }
       await new Promise((done) => setTimeout(done, 2000));
+    } finally {
+      clearTimeout(late);
     }
   }
 }

@@ -702,6 +702,15 @@ def test_a_file_that_is_no_picture_is_told_kindly(browser, server, tmp_path, nam
     browser.get_log("browser")  # the refused request is in the console, as it should be
 
 
+# Whether anything is drawn over the visitor's own picture.
+DRAWN = """
+    const boxes = document.getElementById("webcam-boxes");
+    const copy = Object.assign(document.createElement("canvas"), { width: boxes.width, height: boxes.height });
+    copy.getContext("2d").drawImage(boxes, 0, 0); // of one that is read again and again the browser complains
+    return copy.getContext("2d").getImageData(0, 0, boxes.width, boxes.height).data.some((value) => value > 0);
+"""
+
+
 def test_the_visitors_own_webcam_is_analysed_and_only_while_wanted(page):
     """The visitor is slow to allow the camera: as often as it was asked for, `allow` is called."""
     page.execute_script("""
@@ -721,6 +730,9 @@ def test_the_visitors_own_webcam_is_analysed_and_only_while_wanted(page):
         window.fetch = (url, ...rest) => {
             const isPicture = String(url).startsWith("/api/webcam");
             sent += isPicture;
+            if (isPicture && window.slow) {
+                return new Promise((done) => setTimeout(done, 5000)).then(() => ask(url, ...rest));
+            }
             return isPicture && window.busy ? Promise.resolve(new Response("", { status: 503 })) : ask(url, ...rest);
         };
     """)
@@ -751,6 +763,11 @@ def test_the_visitors_own_webcam_is_analysed_and_only_while_wanted(page):
     wait_until(lambda: len(people(page, "webcam-people")) == 2, 30)
     wait_until(lambda: "pictures/s" in by_id(page, "webcam-rate").text)
     picture(page, "webcam")
+    page.execute_script("window.slow = true")
+    wait_until(lambda: by_id(page, "webcam-rate").text == "waiting for the server" and not people(page, "webcam-people"))
+    assert not page.execute_script(DRAWN)
+    page.execute_script("window.slow = false")
+    wait_until(lambda: len(people(page, "webcam-people")) == 2 and page.execute_script(DRAWN))
     by_id(page, "webcam-toggle").click()
     wait_until(lambda: not people(page, "webcam-people"))
     assert on() == 0 and message(page) == ""
@@ -926,6 +943,24 @@ def test_the_page_follows_a_source_that_is_lost_another_one_and_a_restart_of_the
         with requests.get(events, stream=True, timeout=10), requests.get(events, stream=True, timeout=10):
             by_id(browser, "tab-stream").click()
             wait_until(lambda: "2 watch already, which is the most allowed; try again later; trying" in message(browser))
+        browser.get("about:blank")
+    browser.get_log("browser")  # the requests that were not answered are in the console, as they should be
+
+
+def test_the_own_webcam_shows_nothing_old_of_a_server_that_ended_and_tells_of_another_one(browser, twin):
+    port = free_port()
+    with serving([DemoSource()], detector="haar", port=port) as running:
+        browser.get(running.url + "/#webcam")
+        browser.refresh()  # where only the part after # is another the page would stay
+        by_id(browser, "webcam-toggle").click()
+        wait_until(lambda: people(browser, "webcam-people"), 30)
+    wait_until(lambda: any(what in message(browser) for what in ("The server does not answer", "the server is stopping")))
+    assert not people(browser, "webcam-people") and not browser.execute_script(DRAWN) and not by_id(browser, "webcam-rate").text
+    with serving([DemoSource()], models=(str(twin),), detector="haar", port=port):
+        wait_until(lambda: message(browser).startswith("The server has other models or sources now"), 30)
+        assert by_id(browser, "webcam-toggle").text == "Start my webcam"
+        by_id(browser, "tab-stream").click()  # not open before
+        wait_until(lambda: choices(browser, "model") == [["twin", "twin"]])
         browser.get("about:blank")
     browser.get_log("browser")  # the requests that were not answered are in the console, as they should be
 

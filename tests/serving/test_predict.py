@@ -489,11 +489,12 @@ def test_the_list_of_drawn_copies_can_be_read_after_the_disk_was_full(here):
         again.refuse_strangers(copies)
 
 
-def test_a_run_over_pictures_that_is_stopped_keeps_its_rows(models, here):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_over_pictures_that_is_stopped_keeps_its_rows(models, here, number):
     (here / "in").mkdir()
     Image.new("L", (32, 32), 90).save(here / "one.png")
-    for number in range(20_000):
-        (here / "in" / f"{number:05d}.png").symlink_to(here / "one.png")
+    for each in range(20_000):
+        (here / "in" / f"{each:05d}.png").symlink_to(here / "one.png")
     # What runs in the background, as these tests may, starts with Ctrl-C switched off.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from serving import predict; "
     words = ["in", "--model", models / "grey", "--crop", "none", "--csv", "t.csv"]
@@ -502,13 +503,29 @@ def test_a_run_over_pictures_that_is_stopped_keeps_its_rows(models, here):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         for _ in range(3):
             process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     told = re.search(r"stopped after (\d+) of 20000 pictures; their rows are in t.csv.unfinished.csv", errors)
     assert process.returncode == 130 and told, errors
     found = rows(here / "t.csv.unfinished.csv")
-    assert [row["path"] for row in found] == [f"in/{number:05d}.png" for number in range(len(found))]
+    assert [row["path"] for row in found] == [f"in/{each:05d}.png" for each in range(len(found))]
     assert len(found) - int(told[1]) in (0, 1) and not (here / "t.csv").exists()
+
+
+def test_a_run_over_pictures_that_finds_no_room_keeps_its_rows(models, here, capsys):
+    words = ["in", "--model", models / "grey", "--crop", "none", "--csv", "t.csv"]
+    (here / "in").mkdir()
+    for number in range(400):
+        Image.new("L", (32, 32), number % 256).save(here / "in" / f"{number:03d}.png")
+    run(capsys, *words)
+    whole = (here / "t.csv").read_bytes()
+    (here / "t.csv").unlink()
+    with no_room(len(whole) // 2):
+        code, _, errors = run(capsys, *words)
+    kept = (here / "t.csv.unfinished.csv").read_bytes()
+    assert code == 2 and "their rows are in t.csv.unfinished.csv" in errors[-2] and "File too large" in errors[-1], errors
+    assert kept.endswith(b"\n") and whole.startswith(kept) and len(whole) // 4 < len(kept) <= len(whole) // 2
+    assert sorted(path.name for path in here.iterdir()) == ["in", "t.csv.unfinished.csv"]
 
 
 def test_pictures_do_not_take_the_place_of_what_a_run_over_films_left(models, here, capsys):

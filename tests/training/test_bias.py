@@ -204,6 +204,8 @@ def test_settings_out_of_range_are_refused_before_a_model_is_opened(trained, cor
 def test_missing_column_is_refused_naming_those_that_exist(trained, corrupted, capsys, here):
     message = refused(capsys, "--run", trained.one, "--data", corrupted.path, "--by", "gender,race")
     assert "has no group column 'race'; it has gender, age_group" in message
+    message = refused(capsys, "--run", trained.one, "--data", corrupted.path, "--by", "age")
+    assert message.endswith("has no group column 'age'; it has gender, age_group; groups of it are age_group")
     assert "it has no group column" in refused(capsys, "--run", trained.one, "--by", "gender")
     assert "names gender twice" in refused(capsys, "--run", trained.one, "--data", corrupted.path, "--by", "gender,gender")
     assert list(here.iterdir()) == []

@@ -345,6 +345,7 @@ def test_model_that_lacks_a_label_of_the_data_is_refused_before_anything_is_writ
     write_faces(here / "more", faces, names, ["test"] * 60, labels=labels)
     message = refused(capsys, "--model", trained.exported, "--data", "more", "--json", "x.json")
     assert "the model lacks contempt; it knows neutral, happiness, anger" in message
+    assert "--map contempt= (NAME= drops a class, NAME=OTHER merges it)" in message
     assert "--map contempt=" in message
     assert [entry.name for entry in here.iterdir()] == ["more"]
 

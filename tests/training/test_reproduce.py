@@ -88,8 +88,8 @@ def test_steps_come_after_all_that_they_build_on_and_no_others():
         assert needed <= set(whole[: whole.index(name)])
     configs = {path.stem for path in script.parent.glob("*.yaml")} - {"ferplus-ablation"}
     assert configs <= set(whole)  # none is left over
-    alone = steps("fer2013-cnn")
-    assert "fer2013-teacher" in alone and "drawn-densenet121" not in alone and alone[-1] == "fer2013-cnn"
+    alone = steps("fer2013-cnn-taught")
+    assert "fer2013-teacher" in alone and "drawn-densenet121" not in alone and alone[-1] == "fer2013-cnn-taught"
 
 
 def test_a_mean_of_weights_is_made_of_the_runs_and_kept(project):
