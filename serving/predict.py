@@ -288,17 +288,17 @@ def _pictures(
     counts: Counter[str] = Counter(pictures=0, faces=0, without_face=0, unreadable=0)
     about = {"crop": args.crop, "detector": args.detector if detector else None}
     with contextlib.ExitStack() as stack:
-        # Who ends it with `kill` or `timeout` wants the rows as much as who types Ctrl-C. A run over films goes on from its files.
+        # Who ends it by `kill` or `timeout` wants the rows as much as who types Ctrl-C. A run over films goes on from its files.
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         writers: dict[str, outputs.CsvWriter | outputs.JsonWriter] = {}
-        table: IO[str] | None = None
+        files: dict[str, IO[str]] = {}
         drawn = outputs.DrawnCopies(Path(args.draw)) if args.draw else None
         if args.csv:
-            table = stack.enter_context(writing_whole(args.csv, text=True))
-            writers[args.csv] = outputs.CsvWriter(table, recognizer)
+            files[args.csv] = stack.enter_context(writing_whole(args.csv, text=True))
+            writers[args.csv] = outputs.CsvWriter(files[args.csv], recognizer)
         if args.json:
-            file = stack.enter_context(writing_whole(args.json, text=True))
-            writers[args.json] = outputs.JsonWriter(file, recognizer, about)
+            files[args.json] = stack.enter_context(writing_whole(args.json, text=True))
+            writers[args.json] = outputs.JsonWriter(files[args.json], recognizer, about)
         print(outputs.HEADER)
         progress = stack.enter_context(tqdm(total=len(pictures), unit="picture", disable=None, leave=False))
         try:
@@ -319,10 +319,11 @@ def _pictures(
                 progress.update()
         except (KeyboardInterrupt, OSError):  # of the system: a full disk, say
             progress.close()
-            if table and counts["pictures"]:  # hours of work, perhaps
-                part = _keep_rows(table, Path(f"{args.csv}.unfinished{Path(args.csv).suffix}"))
+            if counts["pictures"]:  # hours of work, perhaps
                 done = f"stopped after {counts['pictures']} of {len(pictures)} pictures"
-                print(f"{done}; their rows are in {part}", file=sys.stderr)
+                for name, writer in writers.items():
+                    part = _keep_rows(files[name], writer, counts, Path(f"{name}.unfinished{Path(name).suffix}"))
+                    print(f"{done}; their rows are in {part}", file=sys.stderr)
             raise
         for name, writer in writers.items():
             if isinstance(writer, outputs.JsonWriter):
@@ -336,13 +337,16 @@ def _pictures(
     return 0
 
 
-def _keep_rows(table: IO[str], part: Path) -> Path:
-    """Give the name `part` to a table that is not finished, up to its last whole row; needs no room, as on a full disk."""
+def _keep_rows(file: IO[str], writer: outputs.CsvWriter | outputs.JsonWriter, counts: Counter[str], part: Path) -> Path:
+    """Give the name `part` to what is written and not finished, up to its last whole line; needs no room, as on a full disk."""
+    with contextlib.suppress(OSError):  # what finds no room is lost
+        if isinstance(writer, outputs.JsonWriter):
+            writer.finish(counts)
     with contextlib.suppress(OSError):
-        table.close()  # what found no room is lost
-    with open(table.name, "rb+") as written:
+        file.close()
+    with open(file.name, "rb+") as written:
         written.truncate(written.read().rfind(b"\n") + 1)
-    os.replace(table.name, part)
+    os.replace(file.name, part)
     return part
 
 

@@ -497,7 +497,7 @@ def test_a_run_over_pictures_that_is_stopped_keeps_its_rows(models, here, number
         (here / "in" / f"{each:05d}.png").symlink_to(here / "one.png")
     # What runs in the background, as these tests may, starts with Ctrl-C switched off.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from serving import predict; "
-    words = ["in", "--model", models / "grey", "--crop", "none", "--csv", "t.csv"]
+    words = ["in", "--model", models / "grey", "--crop", "none", "--csv", "t.csv", "--json", "t.json"]
     command = [sys.executable, "-c", f"{code}sys.exit(predict.main())", *words]
     environment = {**os.environ, "PYTHONPATH": str(Path(predict.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -510,6 +510,9 @@ def test_a_run_over_pictures_that_is_stopped_keeps_its_rows(models, here, number
     found = rows(here / "t.csv.unfinished.csv")
     assert [row["path"] for row in found] == [f"in/{each:05d}.png" for each in range(len(found))]
     assert len(found) - int(told[1]) in (0, 1) and not (here / "t.csv").exists()
+    assert "their rows are in t.json.unfinished.json" in errors and not (here / "t.json").exists()
+    document = json.loads((here / "t.json.unfinished.json").read_text())
+    assert document["counts"]["pictures"] == int(told[1]) and len(document["pictures"]) - int(told[1]) in (0, 1)
 
 
 def test_a_run_over_pictures_that_finds_no_room_keeps_its_rows(models, here, capsys):
