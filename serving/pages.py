@@ -45,6 +45,7 @@ def live() -> str:
     running = engine()
     limits = {
         "imageMb": running.config.max_image_mb,
+        "imagePixels": running.config.max_pixels,
         "videoMb": running.config.max_video_mb,
         "videoS": running.config.max_video_s,
     }

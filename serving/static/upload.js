@@ -1,5 +1,5 @@
 // A picture or a video that the visitor chooses.
-import { ask, byId, colourOf, drawBoxes, enlargement, limits, People, sayIn } from "./common.js";
+import { ask, byId, colourOf, drawBoxes, enlargement, limits, noAnswer, People, sayIn } from "./common.js";
 import { meanOf, Timeline } from "./chart.js";
 import { upright } from "./upright.js";
 
@@ -15,6 +15,7 @@ let due = 0; // analysis with other options
 let stop = null; // of what is being analysed now
 let frames = []; // of the video that is shown
 let draw = null; // the picture that is shown, with its boxes
+const smallerPixels = 12e6; // of a picture that is too large to be sent: a face that can be found is large enough in it
 const toPlay = "Play it to see the boxes.";
 const notPlayed = "This browser can't play it; the chart and the CSV have the results.";
 
@@ -55,8 +56,7 @@ async function analyse(file) {
   try {
     const moves = await isVideo(file);
     if (signal.aborted) return;
-    const most = moves ? limits.videoMb : limits.imageMb;
-    if (file.size > most * 2 ** 20) throw new Error(`${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB; at most ${most} are taken.`);
+    if (moves) checkSize(file, limits.videoMb);
     say(`Analysing ${file.name}...`);
     await (moves ? analyseVideo(file, signal) : analyseImage(file, signal));
   } catch (error) {
@@ -68,13 +68,33 @@ async function analyse(file) {
   }
 }
 
+function checkSize(file, most) {
+  if (file.size > most * 2 ** 20) throw new Error(`${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB; at most ${most} are taken.`);
+}
+
+// A picture of a telephone may be larger than the server takes.
+async function smaller(bitmap) {
+  const scale = Math.min(1, Math.sqrt(Math.min(smallerPixels, limits.imagePixels) / (bitmap.width * bitmap.height)));
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.floor(scale * bitmap.width));
+  canvas.height = Math.max(1, Math.floor(scale * bitmap.height));
+  const pen = canvas.getContext("2d");
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));
+}
+
 async function analyseImage(file, signal) {
+  let bitmap = await upright(file).catch(() => null); // the server may read what this browser does not, or tells what is wrong
+  const isLarge = bitmap && (bitmap.width * bitmap.height > limits.imagePixels || file.size > limits.imageMb * 2 ** 20);
+  if (!isLarge) checkSize(file, limits.imageMb);
   const form = new FormData();
-  form.append("image", file);
+  form.append("image", isLarge ? await smaller(bitmap) : file);
+  if (signal.aborted) return;
   for (const [name, value] of Object.entries(options())) form.append(name, value);
   const answer = await (await ask("/api/predict", { method: "POST", body: form, signal })).json();
-  const bitmap = await upright(file);
   if (signal.aborted) return;
+  bitmap ??= await upright(file);
   // Where something else than EXIF says how the picture is turned, boxes beside the faces would be worse than no picture.
   const isTurned = (bitmap.width > bitmap.height) !== (answer.width > answer.height);
   const scale = enlargement(answer.width, answer.height);
@@ -93,8 +113,9 @@ async function analyseImage(file, signal) {
   byId("upload-heading").textContent = "Faces";
   people.show(answer.faces, answer.model);
   const count = answer.faces.length;
+  const sent = isLarge ? ` It is too large to be sent, so it was made ${answer.width} x ${answer.height} pixels first.` : "";
   const turned = isTurned ? " This browser would show the picture turned, so its boxes are shown alone." : "";
-  say((count ? `${count} ${count === 1 ? "face" : "faces"} in ${file.name}.` : `No face was found in ${file.name}.`) + turned);
+  say((count ? `${count} ${count === 1 ? "face" : "faces"} in ${file.name}.` : `No face was found in ${file.name}.`) + turned + sent);
   giveCsv([{ time_s: "", faces: answer.faces }]);
 }
 
@@ -108,32 +129,42 @@ async function analyseVideo(file, signal) {
   const answer = await ask("/api/video", { method: "POST", body: form, signal });
   const model = byId("upload-model").value;
   let info = null;
-  for await (const line of linesOf(answer.body)) {
-    if (signal.aborted) return;
-    if (line.type === "error") throw new Error(line.message);
-    if (line.type === "video") {
-      info = line;
-      timeline.setLabels(line.labels, line.labels.map((label) => colourOf(line.model, label)));
-      video.src = URL.createObjectURL(file);
-      for (const part of [video, boxes, byId("upload-screen"), byId("upload-timeline"), byId("upload-heading")]) part.hidden = false;
-      byId("upload-heading").textContent = "People at this moment";
-      const scale = enlargement(line.width, line.height);
-      boxes.width = scale * line.width;
-      boxes.height = scale * line.height;
-      showMoment(model, frames, scale);
-    } else if (line.type === "frame") {
-      frames.push(line);
-      timeline.add(line.time_s, meanOf(line.faces, info.labels));
-      if (frames.length % 5 === 0) timeline.draw();
-      if (info.duration_s !== null) progress.value = Math.min(1, line.time_s / Math.min(info.duration_s, info.limit_s));
-    } else if (line.type === "end") {
-      const ids = new Set(frames.flatMap((frame) => frame.faces.map((face) => face.id)));
-      const cut = (line.truncated ? ` Only the first ${Math.round(info.limit_s)} s were analysed.` : "") + (line.missing ? ` Not whole: ${line.missing}.` : "");
-      say(`${line.frames} frames of ${file.name} analysed, ${ids.size} ${ids.size === 1 ? "person" : "people"} seen. ${video.hidden ? notPlayed : toPlay}${cut}`);
+  let end = null;
+  try {
+    for await (const line of linesOf(answer.body)) {
+      if (signal.aborted) return;
+      if (line.type === "error") throw new Error(line.message);
+      if (line.type === "video") {
+        info = line;
+        timeline.setLabels(line.labels, line.labels.map((label) => colourOf(line.model, label)));
+        video.src = URL.createObjectURL(file);
+        for (const part of [video, boxes, byId("upload-screen"), byId("upload-timeline"), byId("upload-heading")]) part.hidden = false;
+        byId("upload-heading").textContent = "People at this moment";
+        const scale = enlargement(line.width, line.height);
+        boxes.width = scale * line.width;
+        boxes.height = scale * line.height;
+        showMoment(model, frames, scale);
+      } else if (line.type === "frame") {
+        frames.push(line);
+        timeline.add(line.time_s, meanOf(line.faces, info.labels));
+        if (frames.length % 5 === 0) timeline.draw();
+        if (info.duration_s !== null) progress.value = Math.min(1, line.time_s / Math.min(info.duration_s, info.limit_s));
+      } else if (line.type === "end") {
+        end = line;
+      }
     }
+    if (!end) throw new Error("The connection ended");
+  } catch (error) {
+    if (signal.aborted || !frames.length) throw error;
+    timeline.draw();
+    giveCsv(frames);
+    throw new Error(`${noAnswer(error)}; the chart and the CSV have the ${frames.length} frames that were analysed before.`);
   }
   timeline.draw();
   giveCsv(frames);
+  const ids = new Set(frames.flatMap((frame) => frame.faces.map((face) => face.id)));
+  const cut = (end.truncated ? ` Only the first ${Math.round(info.limit_s)} s were analysed.` : "") + (end.missing ? ` Not whole: ${end.missing}.` : "");
+  say(`${end.frames} frames of ${file.name} analysed, ${ids.size} ${ids.size === 1 ? "person" : "people"} seen. ${video.hidden ? notPlayed : toPlay}${cut}`);
 }
 
 // Letters keep their size on the page when the picture there gets another, as with the window.

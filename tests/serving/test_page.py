@@ -711,6 +711,43 @@ DRAWN = """
 """
 
 
+def test_a_picture_that_is_too_large_for_the_server_is_sent_smaller(page, astronaut, tmp_path):
+    import cv2
+
+    large = cv2.resize(astronaut, (5400, 5400), interpolation=cv2.INTER_CUBIC)  # 29 megapixels
+    (tmp_path / "large.png").write_bytes(cv2.imencode(".png", large[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1])
+    assert (tmp_path / "large.png").stat().st_size > 12 * 2**20
+    (tmp_path / "long.jpg").write_bytes(cv2.imencode(".jpg", cv2.resize(large, (6000, 4800))[..., ::-1])[1])
+    by_id(page, "tab-upload").click()
+    for name, smaller in (("large.png", "3464 x 3464"), ("long.jpg", "3872 x 3098")):
+        by_id(page, "upload-file").send_keys(str(tmp_path / name))
+        said = f"1 face in {name}. It is too large to be sent, so it was made {smaller} pixels first."
+        wait_until(lambda said=said: message(page) == said, 60)
+        picture(page, f"upload-{name}")
+
+
+def test_of_a_film_whose_analysis_ends_too_early_what_there_is_can_be_had(page, tmp_path):
+    page.execute_script("""
+        const ask = window.fetch;
+        window.fetch = async (url, ...rest) => {
+            const answer = await ask(url, ...rest);
+            if (!String(url).startsWith("/api/video")) return answer;
+            const lines = (await answer.text()).split("\\n").slice(0, 9);
+            return new Response([...lines, ...window.last].join("\\n") + "\\n");
+        };
+    """)
+    film = grey_film(tmp_path / "film.mp4")
+    by_id(page, "tab-upload").click()
+    error = '{"type": "error", "message": "the server is stopping"}'
+    for last, said in (([], "The connection ended"), ([error], "the server is stopping")):
+        page.execute_script("window.last = arguments[0]", last)
+        by_id(page, "upload-file").send_keys(str(film))
+        wait_until(lambda said=said: message(page).startswith(said), 60)
+        assert message(page) == f"{said}; the chart and the CSV have the 8 frames that were analysed before."
+        assert by_id(page, "upload-csv").is_displayed() and by_id(page, "upload-timeline").is_displayed()
+        assert not by_id(page, "upload-progress").is_displayed()
+
+
 def test_the_visitors_own_webcam_is_analysed_and_only_while_wanted(page):
     """The visitor is slow to allow the camera: as often as it was asked for, `allow` is called."""
     page.execute_script("""
