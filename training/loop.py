@@ -52,7 +52,8 @@ EVALUATION_BATCH = 128
 class FitResult:
     """How a training ended.
 
-    best_epoch: counted from 1 over all phases. interrupted: stopped by Ctrl-C. seconds: of each phase, of all sessions.
+    best_epoch: counted from 1 over all phases. interrupted: Ctrl-C came, and who trains more stops too; where the last epoch was
+    over by then the run is finished all the same. seconds: of each phase, of all sessions.
     """
 
     epochs: int
@@ -238,16 +239,19 @@ class _Training:
             if self.config.two_phases:
                 self._start_backbone()
             for index in range(state.phase, len(phases)):
-                interrupted = self._fit_phase(phases[index], stop)
+                last = index == len(phases) - 1
+                self._fit_phase(phases[index], stop)
+                interrupted = stop.is_set() and not (last and self._is_over(phases[index]))
                 if interrupted:
                     break
-                self._end_phase(last=index == len(phases) - 1)
+                self._end_phase(last)
         if interrupted:
             if not state.history:
                 raise KeyboardInterrupt
             self._end_phase(last=True, keep_state=True)
             self.log.info("Stopped by Ctrl-C after epoch %d; go on with --resume %s", len(state.history), self.run.path)
-        result = FitResult(len(state.history), int(state.best["epoch"]), state.best["val_loss"], interrupted, state.seconds)
+        best = state.best
+        result = FitResult(len(state.history), int(best["epoch"]), best["val_loss"], stop.is_set(), state.seconds)
         self.run.update_metrics(
             epochs=result.epochs,
             best_epoch=result.best_epoch,
@@ -275,8 +279,13 @@ class _Training:
 
     # One phase
 
-    def _fit_phase(self, phase: _Phase, stop: threading.Event) -> bool:
-        """Train one phase to its end. Returns whether Ctrl-C stopped it."""
+    def _is_over(self, phase: _Phase) -> bool:
+        """Whether the phase that is being trained has had its last epoch."""
+        state = self.state
+        return state.phase_epoch >= phase.epochs or bool(phase.patience and state.waited >= phase.patience)
+
+    def _fit_phase(self, phase: _Phase, stop: threading.Event) -> None:
+        """Train one phase to its end, or until Ctrl-C sets `stop`."""
         import keras
 
         state, config = self.state, self.config
@@ -310,8 +319,8 @@ class _Training:
         if state.net:
             load_state(net, self.folder / state.net)
             self._restore_dro()
-        if state.phase_epoch >= phase.epochs or (phase.patience and state.waited >= phase.patience):
-            return False  # killed between the last epoch and the end of the phase
+        if self._is_over(phase):
+            return  # killed between the last epoch and the end of the phase
         self.log.info(
             "Phase %s: %d faces, %d to validate, up to %d epochs of %d batches, %s trainable weights, %s",
             phase.name,
@@ -344,8 +353,6 @@ class _Training:
                 load_state(net, self.folder / state.net)
             elif state.phase:
                 self.model.load_weights(self.folder / "phase.weights.h5")
-            return True
-        return False
 
     def _frozen_batch_size(self) -> int:
         """As set; else large, since small ones mostly cost their calling, but with some steps in an epoch of few faces."""

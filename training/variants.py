@@ -117,7 +117,10 @@ def train_variants(variants: Sequence[Variant], dataset: FaceDataset, out: Path)
         try:
             _fit(runs[place], dataset)
         except KeyboardInterrupt:
-            print(f"{number} of {len(left)} trained; the same command again goes on with {name} (--out {out})", file=sys.stderr)
+            done = number + runs[place].finished  # Ctrl-C may have come after its last epoch
+            following = variants[left[done]].name if done < len(left) else "the report"
+            told = f"{done} of {len(left)} trained; the same command again goes on with {following} (--out {out})"
+            print(told, file=sys.stderr)
             raise
     return runs
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import signal
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from bands import banded_faces, write_faces
 from commandline import refused, run
 from sklearn.metrics import f1_score
-from tiny_runs import LABELS, write_bars
+from tiny_runs import LABELS, ctrl_c_after_the_last_epoch, write_bars
 
 from fer_keras.errors import ConfigError
 from fer_keras.files import alone
@@ -174,6 +175,16 @@ def test_a_run_without_one_finished_epoch_is_made_anew(dataset, tmp_path, monkey
     with pytest.raises(ConfigError, match=r"made otherwise: --lr was 0.1, now 0.2; choose another --out"):
         variants.train_variants([variant(dataset, lr=0.2)], dataset, tmp_path)
     assert fitted == [0.5, 0.1]
+
+
+def test_ctrl_c_after_the_last_epoch_of_a_run_begins_no_other(dataset, tmp_path, monkeypatch, capsys):
+    ctrl_c_after_the_last_epoch(monkeypatch)
+    planned = [variant(dataset, name, epochs=1) for name in ("x", "y")]
+    for told in ("1 of 2 trained; the same command again goes on with y", "1 of 1 trained; .* goes on with the report"):
+        with pytest.raises(KeyboardInterrupt):
+            variants.train_variants(planned, dataset, tmp_path)
+        assert re.search(told, capsys.readouterr().err)
+    assert all(run.finished for run in variants.train_variants(planned, dataset, tmp_path))
 
 
 def test_what_another_command_made_of_a_run_meanwhile_is_not_taken_for_ones_own(dataset, tmp_path, monkeypatch):

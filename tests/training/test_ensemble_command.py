@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bands import LABELS, banded_faces, write_faces
+from tiny_runs import ctrl_c_after_the_last_epoch
 
 from fer_keras.errors import FerError, ModelError
 from fer_keras.models.exported import read_weights
@@ -200,6 +201,15 @@ def test_where_persons_are_known_intervals_draw_them_and_those_whom_members_know
     assert "the ensemble was trained on other faces of 4 persons of these faces" in said
     assert figure["n_persons_learnt"] == 4
     assert "100 (4 persons known)" in (inside / "saved_models/people-pair/README.md").read_text()
+
+
+def test_ctrl_c_after_the_last_epoch_of_a_member_begins_no_other(inside, capsys, monkeypatch):
+    words = ["--members", "2", "--data", "bands", "--out", "runs/stopped", "--export", "stopped", *TINY, "--epochs", "1"]
+    with monkeypatch.context() as patch:
+        ctrl_c_after_the_last_epoch(patch)
+        assert ensemble.main(words) == 130
+    assert "Go on with python -m training.ensemble --resume runs/stopped\n" in capsys.readouterr().err
+    assert RunFolder.open("runs/stopped/member-01").finished and not Path("runs/stopped/member-02").exists()
 
 
 def test_a_finished_ensemble_is_left_alone(inside, capsys):

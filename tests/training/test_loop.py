@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_runs import MEASURED, ROOT, SIZE, TINY, continue_run, fit, history, start_only, write_bars
+from tiny_runs import MEASURED, ROOT, SIZE, TINY, continue_run, ctrl_c_after_the_last_epoch, fit, history, start_only, write_bars
 
 from fer_keras.data.dataset import DatasetWriter, FaceDataset
 from fer_keras.errors import FerError, TrainingError
@@ -242,3 +242,10 @@ def test_ctrl_c_ends_cleanly_with_the_best_so_far_exported(dataset, tmp_path):
     assert "Traceback" not in err
     assert "Stopped by Ctrl-C" in out
     assert (tmp_path / "models" / "stopped" / "saved_model.pb").is_file()
+
+
+def test_ctrl_c_after_the_last_epoch_finishes_the_run_and_is_told(dataset, tmp_path, monkeypatch):
+    ctrl_c_after_the_last_epoch(monkeypatch)
+    run, result = fit(dataset, tmp_path / "run", **TINY)
+    assert result.interrupted  # so that who trains several stops
+    assert run.finished and run.metrics["epochs"] == TINY["epochs"] and not run.metrics["interrupted"]

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,20 @@ dataset = run.dataset()
 config = TrainConfig.from_dict(run.config)
 loop.fit_one(config, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
 """
+
+
+def ctrl_c_after_the_last_epoch(patch):
+    """Until `patch` (a pytest.MonkeyPatch) is undone, Ctrl-C comes as Keras ends a training, past the last epoch."""
+    import keras
+
+    fit = keras.Model.fit
+
+    def then_stop(self, *args, **more):
+        told = fit(self, *args, **more)
+        signal.raise_signal(signal.SIGINT)
+        return told
+
+    patch.setattr(keras.Model, "fit", then_stop)
 
 
 def start_only(dataset, out, **settings):
