@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ def fit_one(
     for an architecture with a backbone. Each training starts from the same weights all the same.
     A run that is finished, by now or before, stays as it is. Raises TrainingError where nothing is left to train on or the loss
     is no longer a number; ConfigError where another process is training this run; KeyboardInterrupt where Ctrl-C came before
-    the first epoch was over.
+    the first epoch was over, between phases, or twice.
     """
     with alone(run.lock_path, f"{run.path} is being trained by another process; wait for its end"):
         if run.finished:  # another process may have come to its end since the caller looked
@@ -232,26 +233,25 @@ class _Training:
         return phases
 
     def fit(self) -> FitResult:
-        state, phases, interrupted = self.state, self.phases(), False
+        state, phases, stopped, interrupted = self.state, self.phases(), False, False
         if state.history:
             write_history(self.run.path / "history.csv", state.history)  # a kill may have come just before it was
-        with _ctrl_c() as stop:
-            if self.config.two_phases:
-                self._start_backbone()
-            for index in range(state.phase, len(phases)):
-                last = index == len(phases) - 1
-                self._fit_phase(phases[index], stop)
-                interrupted = stop.is_set() and not (last and self._is_over(phases[index]))
-                if interrupted:
-                    break
-                self._end_phase(last)
+        if self.config.two_phases:
+            self._start_backbone()
+        for index in range(state.phase, len(phases)):
+            last = index == len(phases) - 1
+            stopped = self._fit_phase(phases[index])
+            interrupted = stopped and not (last and self._is_over(phases[index]))
+            if interrupted:
+                break
+            self._end_phase(last)
         if interrupted:
             if not state.history:
                 raise KeyboardInterrupt
             self._end_phase(last=True, keep_state=True)
             self.log.info("Stopped by Ctrl-C after epoch %d; go on with --resume %s", len(state.history), self.run.path)
         best = state.best
-        result = FitResult(len(state.history), int(best["epoch"]), best["val_loss"], stop.is_set(), state.seconds)
+        result = FitResult(len(state.history), int(best["epoch"]), best["val_loss"], stopped, state.seconds)
         self.run.update_metrics(
             epochs=result.epochs,
             best_epoch=result.best_epoch,
@@ -284,8 +284,12 @@ class _Training:
         state = self.state
         return state.phase_epoch >= phase.epochs or bool(phase.patience and state.waited >= phase.patience)
 
-    def _fit_phase(self, phase: _Phase, stop: threading.Event) -> None:
-        """Train one phase to its end, or until Ctrl-C sets `stop`."""
+    def _fit_phase(self, phase: _Phase) -> bool:
+        """Train one phase to its end, or until Ctrl-C comes, and return whether it came.
+
+        What goes before and after the epochs, such as features that take many minutes, Ctrl-C ends at once: what is on disk is
+        whole at any time.
+        """
         import keras
 
         state, config = self.state, self.config
@@ -320,39 +324,41 @@ class _Training:
             load_state(net, self.folder / state.net)
             self._restore_dro()
         if self._is_over(phase):
-            return  # killed between the last epoch and the end of the phase
-        self.log.info(
-            "Phase %s: %d faces, %d to validate, up to %d epochs of %d batches, %s trainable weights, %s",
-            phase.name,
-            count,
-            len(self.validation_rows),
-            phase.epochs,
-            steps,
-            f"{sum(int(np.prod(v.shape)) for v in net.trainable_variables):,}",
-            _precision(net),
-        )
-        before = state.seconds.get(phase.name, 0.0)
-        recorder = _make_recorder(self, net, phase, stop, lambda: before + time.monotonic() - started)
-        callbacks: list[keras.callbacks.Callback] = [recorder]
-        if config.tensorboard:
-            callbacks.append(keras.callbacks.TensorBoard(str(self.run.path / "tensorboard" / phase.name), write_graph=False))
-        try:
-            net.fit(
-                stream,
-                steps_per_epoch=steps,
-                initial_epoch=state.phase_epoch,
-                epochs=phase.epochs,
-                validation_data=validation,
-                callbacks=callbacks,
-                shuffle=False,  # the stream is shuffled already
-                verbose=0,
+            return False  # killed between the last epoch and the end of the phase
+        with _ctrl_c() as stop:
+            self.log.info(
+                "Phase %s: %d faces, %d to validate, up to %d epochs of %d batches, %s trainable weights, %s",
+                phase.name,
+                count,
+                len(self.validation_rows),
+                phase.epochs,
+                steps,
+                f"{sum(int(np.prod(v.shape)) for v in net.trainable_variables):,}",
+                _precision(net),
             )
-        except _StoppedByUserError:
-            # The epoch that was cut short counts for nothing.
-            if state.net:
-                load_state(net, self.folder / state.net)
-            elif state.phase:
-                self.model.load_weights(self.folder / "phase.weights.h5")
+            before = state.seconds.get(phase.name, 0.0)
+            recorder = _make_recorder(self, net, phase, stop, lambda: before + time.monotonic() - started)
+            callbacks: list[keras.callbacks.Callback] = [recorder]
+            if config.tensorboard:
+                callbacks.append(keras.callbacks.TensorBoard(str(self.run.path / "tensorboard" / phase.name), write_graph=False))
+            try:
+                net.fit(
+                    stream,
+                    steps_per_epoch=steps,
+                    initial_epoch=state.phase_epoch,
+                    epochs=phase.epochs,
+                    validation_data=validation,
+                    callbacks=callbacks,
+                    shuffle=False,  # the stream is shuffled already
+                    verbose=0,
+                )
+            except _StoppedByUserError:
+                # The epoch that was cut short counts for nothing.
+                if state.net:
+                    load_state(net, self.folder / state.net)
+                elif state.phase:
+                    self.model.load_weights(self.folder / "phase.weights.h5")
+        return stop.is_set()
 
     def _frozen_batch_size(self) -> int:
         """As set; else large, since small ones mostly cost their calling, but with some steps in an epoch of few faces."""
@@ -664,7 +670,7 @@ def write_history(path: Path, history: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def _ctrl_c() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks for a clean end, the second one stops at once. Signals reach the main thread only."""
+    """The first Ctrl-C asks for a clean end and says so, the second one stops at once. Signals reach the main thread only."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -674,6 +680,9 @@ def _ctrl_c() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        with suppress(OSError):
+            # Not print: Python's streams refuse to be written to in the midst of another writing, which this may be.
+            os.write(2, b"\nStopping after this batch, or this validation; Ctrl-C again stops at once\n")
 
     before = signal.signal(signal.SIGINT, asked)
     try:

@@ -1,10 +1,14 @@
 """What folds share: a frozen backbone and its features."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 from tiny_runs import fit, history, shallow_densenet, write_bars
 
 from fer_keras.models import densenet
+from training import features
 from training.config import TrainConfig
 from training.features import FeatureStore
 from training.train import model_spec
@@ -101,3 +105,26 @@ def test_each_training_starts_from_the_same_weights_even_after_fine_tuning(store
     store.start()
     assert all(np.array_equal(now, then) for now, then in zip(store.model.get_weights(), initial, strict=True))
     assert not store.model.get_layer("backbone").trainable_variables
+
+
+def test_ctrl_c_while_features_are_computed_ends_soon(dataset, tmp_path, monkeypatch):
+    two_at_a_time, done = features._two_at_a_time, []
+
+    def interrupted(of_block, blocks, what):
+        def then_stop(block):
+            done.append(len(block))
+            if len(done) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return of_block(block)
+
+        return two_at_a_time(then_stop, blocks, what)
+
+    monkeypatch.setattr(features, "BATCH", 2)
+    monkeypatch.setattr(features, "_two_at_a_time", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(dataset, tmp_path / "run", **{**SETTINGS, "weights": "none"})
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(done) < 15  # of 30, twice
