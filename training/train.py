@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _resume(path: Path, given: dict[str, Any]) -> int:
-    from fer_keras.models.exported import MODEL_FILES
+    from fer_keras.models.exported import MODEL_FILES, read_metadata
     from training.run_folder import RunFolder
 
     run = RunFolder.open(path)
@@ -86,8 +87,9 @@ def _resume(path: Path, given: dict[str, Any]) -> int:
     if data:
         run = run.with_data(dataset)
     exported = run.metrics.get("exported")
-    # What was exported may have been removed since; then it is made again.
-    if run.finished and exported and not given and all((Path(exported) / name).is_file() for name in MODEL_FILES):
+    # What was exported may have been removed since, or date from when the run was stopped; then it is made again.
+    there = exported and all((Path(exported) / name).is_file() for name in MODEL_FILES)
+    if run.finished and not given and there and "stopped" not in read_metadata(exported)["trained_on"]:
         print(f"{path} is finished: {exported}")
         return 0
     return _fit_and_finish(run, dataset, given)
@@ -252,14 +254,18 @@ def _fit_and_finish(run: RunFolder, dataset: FaceDataset, given: dict[str, Any] 
     cli.import_tensorflow()
     from training.loop import fit_one
 
-    if not run.finished:
-        print(f"Run folder: {run.path} (all settings in config.json)")
-        result = fit_one(settings, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
-        took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
-        print(f"Best epoch {result.best_epoch} of {result.epochs} (validation loss {result.best_val_loss:.4f}); {took}")
-        if passed := _passed_over(run, settings, result.best_val_loss):
-            print(passed)
-    exported = finish_run(run, settings, dataset)
+    try:
+        if not run.finished:
+            print(f"Run folder: {run.path} (all settings in config.json)")
+            result = fit_one(settings, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
+            took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
+            print(f"Best epoch {result.best_epoch} of {result.epochs} (validation loss {result.best_val_loss:.4f}); {took}")
+            if passed := _passed_over(run, settings, result.best_val_loss):
+                print(passed)
+        exported = finish_run(run, settings, dataset)
+    except KeyboardInterrupt:
+        print(f"Go on with python -m training.train --resume {run.path}", file=sys.stderr)
+        raise
     print(f"Exported: {exported}")
     return 0
 

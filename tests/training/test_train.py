@@ -76,6 +76,35 @@ def test_an_export_of_a_run_that_was_stopped_tells_how_to_go_on_with_it(trained,
     assert "saved_models/half exists already; choose another --export, or --overwrite" in refused(capsys, *words)
 
 
+def test_a_run_that_is_stopped_while_it_is_judged_takes_the_place_of_what_it_exported_before(trained, here, capsys, monkeypatch):
+    """Ctrl-C in training, which exports; resumed; Ctrl-C again when it is trained, before the export."""
+    from training import evaluate, loop
+
+    write_history, words = loop.write_history, ["--data", str(trained.data), "--out", "runs/one", *small("--no-tensorboard")]
+
+    def then_stop(path, history):
+        write_history(path, history)
+        signal.raise_signal(signal.SIGINT)
+
+    def stop(run):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_history", then_stop)
+        assert train.main(words) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate_run", stop)
+        assert train.main(["--resume", "runs/one"]) == 130
+    assert "Go on with python -m training.train --resume runs/one\n" in capsys.readouterr().err
+    assert train.main(["--resume", "runs/one"]) == 0
+    [exported] = Path("saved_models").iterdir()
+    told = json.loads((exported / "metadata.json").read_text())["trained_on"]
+    assert told["epochs"] == 2 and "stopped" not in told
+    capsys.readouterr()
+    assert train.main(["--resume", "runs/one"]) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
 def test_a_finished_run_is_exported_again_where_asked_and_finds_its_data_where_that_went(trained, here, capsys):
     import shutil
 
