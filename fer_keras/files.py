@@ -156,6 +156,20 @@ def whole_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterato
         shutil.rmtree(building, ignore_errors=True)
 
 
+def left_of(folder: Path) -> Path:
+    """The name under which `remove_whole` leaves the rest of a folder where it is killed."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder so that a kill leaves all or nothing of it there; what a killed one left under another name goes too."""
+    old = left_of(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def replace_folder(new: Path, target: Path, *, overwrite: bool = True) -> None:
     """Give `new` the name `target`; what stood there goes only once the new one is in place.
 

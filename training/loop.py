@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import shutil
 import signal
 import threading
 import time
@@ -33,7 +32,7 @@ from fer_keras.data.balance import NO_CELL, CellPlan, augmented_cells, balanced_
 from fer_keras.data.dataset import FaceSubset
 from fer_keras.data.targets import training_targets
 from fer_keras.errors import TrainingError
-from fer_keras.files import alone, read_json, write_json, writing_whole
+from fer_keras.files import alone, read_json, remove_whole, write_json, writing_whole
 from fer_keras.models import transfer
 from fer_keras.models.finding import find_model
 from training.backend import choose_strategy, copy_weights, load_state, save_state, save_weights
@@ -264,7 +263,7 @@ class _Training:
             **self._balance_record(),
         )
         if not interrupted:
-            shutil.rmtree(self.folder)
+            remove_whole(self.folder)  # half of it could not be gone on with
         return result
 
     def _balance_record(self) -> dict[str, Any]:

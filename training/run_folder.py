@@ -18,6 +18,7 @@ import contextlib
 import logging
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ import numpy as np
 
 from fer_keras.data.dataset import FaceDataset, same_data
 from fer_keras.errors import DataError, FerError, ModelError
-from fer_keras.files import may_be_replaced, numbered, read_json, write_json
+from fer_keras.files import left_of, may_be_replaced, numbered, read_json, write_json
 from fer_keras.models.exported import git_revision
 from training.backend import choose_precision
 
@@ -104,7 +105,9 @@ class RunFolder:
             if (folder / "saved_model.pb").is_file():
                 raise FerError(f"{folder} is an exported model; give the run folder that it was made from")
             raise FerError(f"{folder} is not a run folder: it lacks {', '.join(missing)}")
-        return cls(folder)
+        run = cls(folder)
+        shutil.rmtree(left_of(run.state_path), ignore_errors=True)  # of a process that was killed when all was done
+        return run
 
     @cached_property
     def _description(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Real, tiny trainings: the loop is what everything else calls."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -106,6 +107,28 @@ def test_a_killed_run_goes_on_and_ends_as_the_unbroken_one(unbroken, dataset, tm
     pixels = dataset.faces[:8].astype(np.float32)
     for which in ("best", "final"):
         assert np.array_equal(run.load_model(which)(pixels), unbroken[0].load_model(which)(pixels))
+
+
+def test_a_run_that_is_killed_while_its_state_is_removed_is_finished(dataset, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        """Stands for the end of the process: nothing catches it."""
+
+    unlink, removed = os.unlink, []
+
+    def then_die(path, **folder):
+        if folder and removed:
+            raise Killed
+        if folder:  # so shutil.rmtree calls it, and nothing else here
+            removed.append(path)
+        unlink(path, **folder)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "unlink", then_die)
+        fit(dataset, tmp_path / "run", **{**TINY, "epochs": 2})
+    assert removed
+    run = RunFolder.open(tmp_path / "run")
+    assert run.finished and run.metrics["epochs"] == 2
+    assert not [path.name for path in run.path.iterdir() if "state" in path.name]
 
 
 def test_a_label_that_is_a_soft_distribution_is_learnt_as_one(dataset, tmp_path):
