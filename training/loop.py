@@ -248,7 +248,7 @@ class _Training:
             if not state.history:
                 raise KeyboardInterrupt
             self._end_phase(last=True, keep_state=True)
-            self.log.info("Stopped by Ctrl-C after epoch %d; go on with --resume %s", len(state.history), self.run.path)
+            self.log.info("Stopped by Ctrl-C after epoch %d", len(state.history))
         best = state.best
         result = FitResult(len(state.history), int(best["epoch"]), best["val_loss"], stopped, state.seconds)
         self.run.update_metrics(
@@ -336,6 +336,7 @@ class _Training:
                 _precision(net),
             )
             before = state.seconds.get(phase.name, 0.0)
+            began = self.model.get_weights() if state.phase else []
             recorder = _make_recorder(self, net, phase, stop, lambda: before + time.monotonic() - started)
             callbacks: list[keras.callbacks.Callback] = [recorder]
             if config.tensorboard:
@@ -356,7 +357,7 @@ class _Training:
                 if state.net:
                     load_state(net, self.folder / state.net)
                 elif state.phase:
-                    self.model.load_weights(self.folder / "phase.weights.h5")
+                    self.model.set_weights(began)  # loading a file, Keras warns of an optimizer that it lacks
         return stop.is_set()
 
     def _frozen_batch_size(self) -> int:

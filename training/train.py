@@ -260,6 +260,8 @@ def _fit_and_finish(run: RunFolder, dataset: FaceDataset, given: dict[str, Any] 
             result = fit_one(settings, dataset.subset(run.rows("train")), dataset.subset(run.rows("validation")), run)
             took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
             print(f"Best epoch {result.best_epoch} of {result.epochs} (validation loss {result.best_val_loss:.4f}); {took}")
+            if not run.finished:
+                print(f"Go on with --resume {run.path}")
             if passed := _passed_over(run, settings, result.best_val_loss):
                 print(passed)
         exported = finish_run(run, settings, dataset)

@@ -36,7 +36,8 @@ def out(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("out") / "ablation"
     words = ["--data", dataset.path, "--out", folder, *SETTINGS, "--seeds", "1", "--mirror", "--vary", USELESS]
     words = [str(word) for word in words]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as told:
+    told, printed = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(told), contextlib.redirect_stdout(printed):
         write_history = loop.write_history
 
         def ctrl_c_in_the_third_epoch(path, history):
@@ -47,6 +48,7 @@ def out(dataset, tmp_path_factory):
         patch.setattr(loop, "write_history", ctrl_c_in_the_third_epoch)
         assert ablate.main(words) == 130
     assert "0 of 2 trained; the same command again goes on with as-it-is-seed0" in told.getvalue()
+    assert "Stopped by Ctrl-C after epoch 3" in printed.getvalue() and "--resume" not in printed.getvalue()
     assert ablate.main(words) == 0  # and goes on, as the tests below see
     return folder
 

@@ -264,6 +264,7 @@ def test_ctrl_c_ends_cleanly_with_the_best_so_far_exported(dataset, tmp_path):
     assert process.returncode == 0, err
     assert "Traceback" not in err
     assert "Stopped by Ctrl-C" in out
+    assert f"Go on with --resume {tmp_path / 'run'}\n" in out
     assert "Ctrl-C again stops at once" in err
     assert (tmp_path / "models" / "stopped" / "saved_model.pb").is_file()
 
