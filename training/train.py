@@ -183,8 +183,11 @@ def model_spec(settings: TrainConfig, dataset: FaceDataset) -> ModelSpec:
     )
 
 
-def check_export(settings: TrainConfig) -> None:
-    """Raise ConfigError where a model can't be exported under the name that was asked for, before hours are spent on it."""
+def check_export(settings: TrainConfig, resumed: RunFolder | None = None) -> None:
+    """Raise ConfigError where a model can't be exported under the name that was asked for, before hours are spent on it.
+
+    resumed: a run that goes on, and may take the place of what it exported when it was stopped.
+    """
     from fer_keras.models.exported import MODEL_FILES
 
     _check_saved_models(Path(settings.saved_models))
@@ -195,6 +198,8 @@ def check_export(settings: TrainConfig) -> None:
     if (size := len(os.fsencode(settings.export))) > LONGEST_NAME:
         raise ConfigError(f"--export is a name of {LONGEST_NAME} bytes at most, got {size}")
     target = Path(settings.saved_models) / settings.export
+    if resumed and not resumed.finished and _is_ours(target, resumed):
+        return
     if target.exists() and not settings.overwrite:
         run = _unfinished_run(target, settings)
         goes_on = f"its training was stopped and goes on by python -m training.train --resume {run.path}; " if run else ""
@@ -248,7 +253,7 @@ def _fit_and_finish(run: RunFolder, dataset: FaceDataset, given: dict[str, Any] 
     settings = config.TrainConfig.from_dict(run.config, origin=str(run.path / "config.json"))
     settings = dataclasses.replace(settings, **(given or {}))
     if given:
-        check_export(settings)
+        check_export(settings, run)
     else:
         _check_saved_models(Path(settings.saved_models))
     cli.import_tensorflow()
@@ -335,7 +340,7 @@ def finish_run(run: RunFolder, settings: TrainConfig, dataset: FaceDataset) -> P
     }
     metadata["trained_on"].pop("path")  # a path of this machine is of no use to others
     earlier = run.metrics.get("exported")
-    if earlier and not settings.export and Path(earlier).parent == Path(settings.saved_models) and _is_ours(Path(earlier), run):
+    if earlier and not settings.export and _is_ours(Path(settings.saved_models) / Path(earlier).name, run):
         settings = dataclasses.replace(settings, export=Path(earlier).name)  # of a run that was stopped, and then went on
     best_model = run.load_model("best")
     target = export_under(
@@ -354,7 +359,8 @@ def _is_ours(target: Path, run: RunFolder) -> bool:
     """Whether what stands there was exported by this very run, which may then write it again."""
     from fer_keras.models.exported import read_metadata
 
-    if run.metrics.get("exported") != str(target):
+    exported = run.metrics.get("exported")
+    if not exported or Path(exported).resolve() != target.resolve():
         return False
     try:
         return read_metadata(target).get("run") == run.name

@@ -71,7 +71,9 @@ def test_an_export_of_a_run_that_was_stopped_tells_how_to_go_on_with_it(trained,
     [run] = Path(out[1] if out else "runs/x").parent.iterdir()
     told = f"its training was stopped and goes on by python -m training.train --resume {run}; choose another --export"
     assert told in refused(capsys, *words)
-    assert train.main(["--resume", str(run)]) == 0
+    # Under the same name, by whatever path, it takes the place of what it exported when it was stopped.
+    assert train.main(["--resume", str(run), "--export", "half", "--saved-models", str(here / "saved_models")]) == 0
+    assert [path.name for path in Path("saved_models").iterdir()] == ["half"]
     capsys.readouterr()
     assert "saved_models/half exists already; choose another --export, or --overwrite" in refused(capsys, *words)
 
