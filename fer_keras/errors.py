@@ -23,3 +23,7 @@ class ModelError(FerError):
 
 class TrainingError(FerError):
     """Training cannot go on (loss became NaN, nothing to train on, ...)."""
+
+
+class WriteError(FerError):
+    """A file can't be written, mostly for want of room."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fer_keras.cli import import_tensorflow
-from fer_keras.errors import FerError
+from fer_keras.errors import WriteError
 from fer_keras.files import writing_whole
 
 if TYPE_CHECKING:
@@ -50,6 +52,13 @@ def choose_strategy() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
+def can_not_write(path: Path, error: OSError) -> WriteError:
+    """What to tell of a file that can't be written: in the words of the system, since HDF5 has many lines of its own."""
+    reason = os.strerror(error.errno) if error.errno else error
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return WriteError(f"can't write {path}: {reason}" + ("; make room" if full else ""))
+
+
 def save_weights(model: keras.Model, path: Path) -> None:
     """Write Keras weights (and the optimizer, where compiled) whole or not at all."""
     part = path.with_name("part-" + path.name)  # the name must end as Keras expects
@@ -57,7 +66,7 @@ def save_weights(model: keras.Model, path: Path) -> None:
         model.save_weights(part)
         part.replace(path)
     except OSError as error:
-        raise FerError(f"can't write {path}: {error}; make room and go on with --resume") from error
+        raise can_not_write(path, error) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -68,7 +77,7 @@ def copy_weights(source: Path, target: Path) -> None:
         with source.open("rb") as original, writing_whole(target) as copy:
             shutil.copyfileobj(original, copy)
     except OSError as error:
-        raise FerError(f"can't write {target}: {error}; make room and go on with --resume") from error
+        raise can_not_write(target, error) from error
 
 
 def save_state(net: keras.Model, path: Path) -> None:
@@ -81,7 +90,7 @@ def save_state(net: keras.Model, path: Path) -> None:
         with writing_whole(path) as file:
             np.savez(file, **arrays)
     except OSError as error:
-        raise FerError(f"can't write {path}: {error}; make room and go on with --resume") from error
+        raise can_not_write(path, error) from error
 
 
 def load_state(net: keras.Model, path: Path) -> None:

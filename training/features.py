@@ -19,9 +19,8 @@ import numpy as np
 
 from fer_keras.data import pipeline
 from fer_keras.data.dataset import FaceDataset
-from fer_keras.errors import FerError
 from fer_keras.files import read_json, write_json, writing_whole
-from training.backend import arrays_of, choose_strategy, save_weights
+from training.backend import arrays_of, can_not_write, choose_strategy, save_weights
 from training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ class FeatureStore:
                     file[name][...] = values
             part.replace(path)
         except OSError as error:
-            raise FerError(f"can't write {path}: {error}; make room and go on with --resume") from error
+            raise can_not_write(path, error) from error
         finally:
             part.unlink(missing_ok=True)
 

@@ -31,7 +31,7 @@ from fer_keras.data import pipeline
 from fer_keras.data.balance import NO_CELL, CellPlan, augmented_cells, balanced_weights, cells, levelled_cells
 from fer_keras.data.dataset import FaceSubset
 from fer_keras.data.targets import training_targets
-from fer_keras.errors import TrainingError
+from fer_keras.errors import TrainingError, WriteError
 from fer_keras.files import alone, read_json, remove_whole, write_json, writing_whole
 from fer_keras.models import transfer
 from fer_keras.models.finding import find_model
@@ -107,14 +107,19 @@ def fit_one(
     features: backbone and features that trainings of the same settings and data share, such as the folds of a k-fold run;
     for an architecture with a backbone. Each training starts from the same weights all the same.
     A run that is finished, by now or before, stays as it is. Raises TrainingError where nothing is left to train on or the loss
-    is no longer a number; ConfigError where another process is training this run; KeyboardInterrupt where Ctrl-C came before
-    the first epoch was over, between phases, or twice.
+    is no longer a number; ConfigError where another process is training this run; WriteError where the disk is full, which
+    loses no epoch that was over; KeyboardInterrupt where Ctrl-C came before the first epoch was over, between phases, or twice.
     """
     with alone(run.lock_path, f"{run.path} is being trained by another process; wait for its end"):
         if run.finished:  # another process may have come to its end since the caller looked
             known = run.metrics
             return FitResult(known["epochs"], known["best_epoch"], known["best_val_loss"], False, known["seconds"])
-        return _Training(config, train, validation, run, features).fit()
+        try:
+            return _Training(config, train, validation, run, features).fit()
+        except WriteError as error:
+            if not (run.state_path / "state.json").is_file():
+                raise
+            raise WriteError(f"{error}; what was trained is kept and can be gone on with") from error
 
 
 class _Training:

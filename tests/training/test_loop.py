@@ -13,7 +13,8 @@ import pytest
 from tiny_runs import MEASURED, ROOT, SIZE, TINY, continue_run, ctrl_c_after_the_last_epoch, fit, history, start_only, write_bars
 
 from fer_keras.data.dataset import DatasetWriter, FaceDataset
-from fer_keras.errors import FerError, TrainingError
+from fer_keras.errors import FerError, TrainingError, WriteError
+from training import loop
 from training.backend import choose_precision
 from training.config import TrainConfig
 from training.loop import _precision, fit_one
@@ -173,6 +174,25 @@ def test_a_loss_that_is_no_number_ends_the_run_and_exports_nothing(dataset, tmp_
     with pytest.raises(TrainingError, match="loss became (nan|inf).*lower the learning rate"):
         fit(dataset, tmp_path / "run", **{**TINY, "lr": 1e6, "optimizer": "sgd", "warmup": 0, "batch_norm": False})
     assert not (tmp_path / "run" / "best.weights.h5").exists()
+
+
+def test_a_disk_that_gets_full_later_loses_no_epoch(dataset, tmp_path, monkeypatch):
+    """The limit on the size of a file makes writing fail as a full disk does, from the second epoch on."""
+    resource = pytest.importorskip("resource")
+    before, write = resource.getrlimit(resource.RLIMIT_FSIZE), loop.write_history
+
+    def then_full(path, history):
+        write(path, history)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+
+    monkeypatch.setattr(loop, "write_history", then_full)
+    try:
+        with pytest.raises(WriteError, match="net-00002.npz: File too large; make room; what was trained is kept"):
+            fit(dataset, tmp_path / "run", **TINY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run = RunFolder.open(tmp_path / "run")
+    assert continue_run(run).returncode == 0 and run.finished and len(history(run)) == TINY["epochs"]
 
 
 def test_a_run_folder_is_not_overwritten(unbroken, dataset):
