@@ -35,6 +35,7 @@ def average(runs: Sequence[RunFolder], settings: TrainConfig, out: Path) -> RunF
     """
     from fer_keras.data.dataset import same_data
     from training import scoring
+    from training.backend import save_weights
     from training.run_folder import WHICH, RunFolder, taken
     from training.train import taught_by
 
@@ -70,7 +71,7 @@ def average(runs: Sequence[RunFolder], settings: TrainConfig, out: Path) -> RunF
             rows = {"train": train, "validation": validation}
             made = RunFolder.create(folder, settings.to_dict(), first.spec, datasets[0], rows, before)
             for which in WHICH:
-                model.save_weights(folder / f"{which}.weights.h5")
+                save_weights(model, folder / f"{which}.weights.h5")
             made.update_metrics(
                 mean_of=[run.name for run in runs],
                 taught_by=_joined([taught_by(run) for run in runs]),

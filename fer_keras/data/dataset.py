@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_keras.errors import ConfigError, DataError
-from fer_keras.files import alone, folder_to_write, may_be_replaced, read_json, replace_folder, write_json
+from fer_keras.files import alone, folder_to_write, may_be_replaced, naming, read_json, replace_folder, write_json
 from fer_keras.labels import VOTE_NAMES, spelled
 
 if TYPE_CHECKING:
@@ -228,6 +228,7 @@ class DatasetWriter:
             held.callback(shutil.rmtree, self._temporary, ignore_errors=True)
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)
+            held.enter_context(naming(self.out))
             self._file = held.enter_context((self._temporary / "faces.npy").open("wb"))
             self._file.write(b"\0" * _NPY_HEADER_BYTES)  # the shape is known at the end only
             self._held = held.pop_all()
@@ -243,7 +244,8 @@ class DatasetWriter:
         if face.shape != shape or face.dtype != np.uint8:
             raise ValueError(f"expected uint8 {shape}, got {face.dtype} {face.shape}")
         pixels = np.ascontiguousarray(face).tobytes()
-        self._file.write(pixels)
+        with naming(self.out):
+            self._file.write(pixels)
         self._hash.update(pixels)
         self._count += 1
         return self._count - 1
@@ -251,7 +253,8 @@ class DatasetWriter:
     def faces(self) -> np.ndarray:
         """Memory-mapped uint8 (n, size, size, channels): what was added until now. Let go of it before `finish`."""
         shape = (self._count, self.image_size, self.image_size, self.channels)
-        self._file.flush()
+        with naming(self.out):
+            self._file.flush()
         if not self._count:  # there is no map of nothing
             return np.empty(shape, np.uint8)
         return np.memmap(self._temporary / "faces.npy", np.uint8, "r", _NPY_HEADER_BYTES, shape)
@@ -285,12 +288,13 @@ class DatasetWriter:
             {"descr": "|u1", "fortran_order": False, "shape": (self._count, self.image_size, self.image_size, self.channels)}
         )
         magic = b"\x93NUMPY\x01\x00" + (_NPY_HEADER_BYTES - 10).to_bytes(2, "little")
-        self._file.seek(0)
-        self._file.write(magic + header.ljust(_NPY_HEADER_BYTES - 11).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        _write_manifest(manifest, self._temporary / "manifest.csv")
+        with naming(self.out):
+            self._file.seek(0)
+            self._file.write(magic + header.ljust(_NPY_HEADER_BYTES - 11).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            _write_manifest(manifest, self._temporary / "manifest.csv")
         description = {
             "format_version": FORMAT_VERSION,
             "labels": labels,

@@ -645,7 +645,7 @@ def test_a_disk_that_is_full_is_told_and_leaves_nothing(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "File too large" in done.stderr
+    assert f"File too large: '{tmp_path / 'd'}'" in done.stderr
     assert os.listdir(tmp_path) == []
 
 

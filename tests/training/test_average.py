@@ -1,13 +1,16 @@
 """The mean of the weights of runs, as a run and an exported model of its own."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commandline import refused, run
-from tiny_runs import TINY, fit, start_only, write_bars
+from tiny_runs import ROOT, TINY, fit, start_only, write_bars
 
 from fer_keras.models.exported import load_exported
 from training import average, train
@@ -115,6 +118,20 @@ def test_a_mean_that_fails_leaves_nothing_and_its_name_free(runs, truncated, tmp
     assert [path.name for path in (tmp_path / "means").rglob("*")] == ["mine"]  # which was there before
     code, _, err = run(average.main, capsys, *[run.path for run in runs], *out)
     assert code == 0, err
+
+
+def test_a_disk_that_is_full_is_told_without_the_tracebacks_of_hdf5(runs, tmp_path):
+    """The limit on the size of a file makes writing fail as a full disk does, at the weights."""
+    pytest.importorskip("resource")
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "from training.average import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = [*(str(run.path) for run in runs), "--out", str(tmp_path / "mean")]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.search(r"^[^\n]*can't write [^\n]*best.weights.h5: File too large; make room\n$", done.stderr), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mean_that_is_killed_is_no_training_to_go_on_with(runs, tmp_path, capsys, monkeypatch):
