@@ -25,10 +25,15 @@ def file_to_write(path: str | os.PathLike) -> Path:
     if device or (os.path.exists(path) and not os.path.isfile(path)):
         what = "a folder" if os.path.isdir(path) else "a device or a pipe"
         raise ConfigError(f"{os.fspath(path)} is {what}; name a file")
-    above = nearest_there(Path(path).parent)
+    _check_above(path, Path(path))
+    return Path(os.path.realpath(path))
+
+
+def _check_above(path: str | os.PathLike, target: Path) -> None:
+    """Raise ConfigError, naming `path`, where there is no folder to make `target` in and none can be made."""
+    above = nearest_there(target.parent)
     if os.path.exists(above) and not os.path.isdir(above):
         raise ConfigError(f"{os.fspath(path)} can't be written: {above} is no folder")
-    return Path(os.path.realpath(path))
 
 
 def nearest_there(folder: Path) -> Path:
@@ -143,17 +148,31 @@ def may_be_replaced(folder: Path, *marks: str) -> bool:
 def whole_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
     """An empty, hidden folder beside `path`, which takes its name when the block ends; removed where it does not.
 
-    overwrite: replace what is at `path`; else FileExistsError is raised in the end where a folder with anything in it is there.
+    What killed processes left of such folders goes too. overwrite: replace what is at `path`; else FileExistsError is raised in
+    the end where a folder with anything in it is there.
     """
     target = folder_to_write(path)
+    _check_above(path, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Who builds holds a lock, and who is killed lets go of it. The number of a process tells less: on a shared disk it may be of
+    # another machine or container.
+    for left in _beside(target, "part"):
+        with contextlib.suppress(ConfigError, OSError), alone(left.with_suffix(".lock"), f"{left} is being written"):
+            shutil.rmtree(left, ignore_errors=True)
     building = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        building.mkdir(parents=True)
-        yield building
-        replace_folder(building, target, overwrite=overwrite)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    with alone(building.with_suffix(".lock"), f"{os.fspath(path)} is being written by another process; wait for its end"):
+        try:
+            building.mkdir()
+            yield building
+            replace_folder(building, target, overwrite=overwrite)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def _beside(target: Path, kind: str) -> list[Path]:
+    """The hidden folders .NAME.NUMBER.KIND beside a folder, by which processes write it."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.\d+\.{kind}")
+    return [path for path in target.parent.iterdir() if name.fullmatch(path.name)]
 
 
 def left_of(folder: Path) -> Path:
@@ -192,4 +211,5 @@ def replace_folder(new: Path, target: Path, *, overwrite: bool = True) -> None:
     if target.exists():
         os.rename(target, old)
     os.rename(new, target)
-    shutil.rmtree(old, ignore_errors=True)
+    for left in _beside(target, "old"):  # the own one, and those of killed processes
+        shutil.rmtree(left, ignore_errors=True)

@@ -56,6 +56,35 @@ def test_a_link_to_a_folder_stays_one_and_that_folder_is_replaced(tmp_path, kind
     assert sorted(path.name for path in tmp_path.iterdir()) == ["big", "link"]
 
 
+BUILDING = """
+import sys
+from fer_keras.files import whole_folder
+with whole_folder(sys.argv[1], overwrite=True) as folder:
+    (folder / "theirs").touch()
+    print("building", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_that_a_killed_process_was_building_goes_with_the_next_and_that_of_a_live_one_stays(tmp_path):
+    target, words = tmp_path / "model", [sys.executable, "-c", BUILDING, str(tmp_path / "model")]
+    killed, live = (subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2))
+    with killed, live:
+        assert (killed.stdout.readline(), live.stdout.readline()) == (b"building\n", b"building\n")
+        killed.kill()
+        killed.wait()
+        (tmp_path / ".model.1.old").mkdir()  # of one that was killed when it was done
+        (tmp_path / ".model.v2.1.part").mkdir()  # of another model
+        assert (tmp_path / f".model.{killed.pid}.part").is_dir()
+        with files.whole_folder(target) as folder:
+            (folder / "ours").touch()
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {"model", f".model.{live.pid}.part", f".model.{live.pid}.lock", ".model.1.old", ".model.v2.1.part"}
+        live.communicate()
+    assert {path.name for path in tmp_path.iterdir()} == {"model", ".model.v2.1.part"}
+    assert [path.name for path in target.iterdir()] == ["theirs"]
+
+
 def test_no_file_takes_the_place_of_a_pipe_or_a_folder(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="is a device or a pipe; name a file"):
