@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -44,16 +45,22 @@ def top(probabilities: np.ndarray, labels: Sequence[str]) -> tuple[str, float]:
 
 def lines_of(result: Result, recognizer: JointRecognizer) -> list[str]:
     """A picture as lines of the terminal's table; one a face."""
-    name = shown(result.picture.path)
+    name = _on_terminal(shown(result.picture.path))
     name = name if len(name) <= _NAME_WIDTH else "..." + name[3 - _NAME_WIDTH :]
     if result.error is not None:
-        return [f"{name:<{_NAME_WIDTH}}  error: {shown(result.error).removeprefix(shown(result.picture.path)).strip()}"]
+        error = shown(result.error).removeprefix(shown(result.picture.path)).strip()
+        return [f"{name:<{_NAME_WIDTH}}  error: {_on_terminal(error)}"]
     if not result.faces:
         return [f"{name:<{_NAME_WIDTH}}  {NO_FACE}"]
     return [
         f"{name if number == 1 else '':<{_NAME_WIDTH}}  {_line(number, face, recognizer)}"
         for number, face in enumerate(result.faces, start=1)
     ]
+
+
+def _on_terminal(text: str) -> str:
+    """Text without control characters, by which a file's name could colour or clear the terminal, or begin a line of its own."""
+    return "".join(f"\\x{ord(each):02x}" if unicodedata.category(each) == "Cc" else each for each in text)
 
 
 def _line(number: int, face: Face, recognizer: JointRecognizer) -> str:

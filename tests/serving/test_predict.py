@@ -489,6 +489,17 @@ def test_the_list_of_drawn_copies_can_be_read_after_the_disk_was_full(here):
         again.refuse_strangers(copies)
 
 
+def test_a_name_does_nothing_to_the_terminal_and_is_whole_in_the_table(models, here, capsys):
+    names = ["a\x1b[31mred.png", "b\rc\nd.png"]
+    for name in names:
+        Image.new("L", (32, 32), 90).save(here / name)
+    (here / "e\x1b[2J.png").write_bytes(b"no picture")
+    code, lines, _ = run(capsys, ".", "--model", models / "grey", "--crop", "none", "--csv", "t.csv")
+    assert code == 0 and lines[1].startswith("a\\x1b[31mred.png ") and lines[2].startswith("b\\x0dc\\x0ad.png ")
+    assert "\x1b" not in "".join(lines) and lines[3].startswith("e\\x1b[2J.png ")
+    assert [row["path"] for row in rows(here / "t.csv")][:2] == names
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_over_pictures_that_is_stopped_keeps_its_rows(models, here, number):
     (here / "in").mkdir()
