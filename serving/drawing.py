@@ -66,41 +66,56 @@ def draw_faces(
         x1, y1, x2, y2 = (edge * factor for edge in boxes_xyxy_px[index])
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colours[index], width=line)
     taken: list[Place] = []
-    for box, text, colour in zip(boxes_xyxy_px, texts, colours, strict=True):
-        _label(draw, [edge * factor for edge in box], text, colour, image.size, taken)
+    boxes = [[edge * factor for edge in box] for box in boxes_xyxy_px]
+    for number, (text, colour) in enumerate(zip(texts, colours, strict=True)):
+        _label(draw, number, boxes, text, colour, image.size, taken)
     return np.asarray(image)
 
 
 def label_place(
-    box_xyxy_px: Sequence[float], label_wh: tuple[float, float], picture_wh: tuple[int, int], taken: list[Place]
+    number: int,
+    boxes_xyxy_px: Sequence[Sequence[float]],
+    label_wh: tuple[float, float],
+    picture_wh: tuple[int, int],
+    taken: list[Place],
 ) -> tuple[float, float]:
-    """Left and top of a label: on its box's upper edge, else inside, below or above the lower edge; never outside the picture.
+    """Left and top of the label of the box of that number: on its upper edge, else inside, below or above the lower edge.
 
-    The first of these that covers none of the labels at `taken` is taken, and added to them; where each does, the first.
+    Never outside the picture. The first of these that covers none of the labels at `taken` is taken, and added to them; where
+    each does, the first. One that would hide small faces comes after those that hide less of them.
     """
-    x1, y1, _, y2 = box_xyxy_px
+    x1, y1, _, y2 = boxes_xyxy_px[number]
     wide, high = label_wh
     lowest = max(0, picture_wh[1] - high)
     left = max(0, min(x1, picture_wh[0] - wide))
-    tops = [max(0, min(y1, lowest)), y2, y2 - high]
-    if y1 >= high:
-        tops.insert(0, y1 - high)
+    tops = [y1 - high, max(0, min(y1, lowest)), y2, y2 - high]
     places = [(left, top, left + wide, top + high) for top in tops if 0 <= top <= lowest]
-    place = next((place for place in places if not any(_overlap(place, other) for other in taken)), places[0])
+    faces = [box for other, box in enumerate(boxes_xyxy_px) if other != number or y2 - y1 < 3 * high]
+
+    def cost(place: Place) -> tuple[bool, float]:
+        hidden = (_shared(place, face) / max(1, box_area(face)) for face in faces)
+        # A corner of a face may be covered; and labels that made room for a pixel would jump from frame to frame.
+        return any(_shared(place, other) for other in taken), sum(share for share in hidden if share > 0.15)
+
+    place = min(places, key=cost)
     taken.append(place)
     return place[:2]
 
 
-def _overlap(a: Place, b: Place) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _shared(a: Sequence[float], b: Sequence[float]) -> float:
+    """The area of two places or boxes that both cover."""
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _label(draw: object, box: Sequence[float], text: str, colour: str, size: tuple[int, int], taken: list[Place]) -> None:
+def _label(
+    draw: object, number: int, boxes: Sequence[Sequence[float]], text: str, colour: str, size: tuple[int, int], taken: list[Place]
+) -> None:
+    box = boxes[number]
     font = font_for(text, max(12, min(48, round((box[2] - box[0]) / 9))))
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     pad = max(2, round((bottom - top) / 5))
     wide, high = right - left + 2 * pad, bottom - top + 2 * pad
-    x, y = label_place(box, (wide, high), size, taken)
+    x, y = label_place(number, boxes, (wide, high), size, taken)
     draw.rectangle((x, y, x + wide - 1, y + high - 1), fill=colour)
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 150 else "black"

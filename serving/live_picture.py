@@ -44,12 +44,14 @@ def draw_live(
         cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), colour, line, cv2.LINE_AA)
     taken: list[Place] = []
     # In the order of their ids, which lasts: whose label makes room for whose must not change from frame to frame.
-    for face, colour in sorted(zip(faces, colours, strict=True), key=lambda each: each[0].track_id):
+    boxes = [[round(edge) for edge in face.box_xyxy_px] for face in faces]
+    for number, face in sorted(enumerate(faces), key=lambda each: each[1].track_id):
+        colour = colours[number]
         text = f"{face.track_id} {'uncertain' if face.uncertain else face.label} {face.confidence:.0%}"
         ink = (255, 255, 255) if sum(w * c for w, c in zip((0.114, 0.587, 0.299), colour, strict=True)) < 150 else (0, 0, 0)
         strip = _strip(text, scale, colour, ink)
         tall, wide = min(strip.shape[0], height), min(strip.shape[1], width)
-        left, top = label_place([round(edge) for edge in face.box_xyxy_px], (wide, tall), (width, height), taken)
+        left, top = label_place(number, boxes, (wide, tall), (width, height), taken)
         picture[top : top + tall, left : left + wide] = strip[:tall, :wide]
     return picture
 

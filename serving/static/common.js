@@ -157,6 +157,9 @@ export function enlargement(width, height) {
 // Boxes as the server draws them into its stream, and over all of them their labels, which no other box may cross out, nor, where
 // there is room, another label.
 // scale: from the picture's pixels to the canvas's.
+// The area that two boxes both cover.
+const shared = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+
 export function drawBoxes(context, faces, model, scale = 1) {
   // Letters are to be read on the page, which shows a large canvas much smaller; how wide a hidden one will be is a guess.
   const { width, height } = context.canvas.getBoundingClientRect(); // an upright picture is not as wide as its box
@@ -179,13 +182,18 @@ export function drawBoxes(context, faces, model, scale = 1) {
     context.font = `600 ${size}px system-ui, sans-serif`;
     const wide = context.measureText(text).width + size * 0.7;
     const left = Math.max(0, Math.min(x1, context.canvas.width - wide));
-    // Above the box; where there is no room, inside it, or below one that is so small on the page that its face would be hidden.
-    const under = y2 - y1 < 3 * high && y2 + high <= context.canvas.height ? y2 : Math.max(0, y1);
+    // As `label_place` of the server: above the box, inside it, below or above its lower edge; the first that covers no label, and
+    // hides no face that is small on the page.
     const lowest = Math.max(0, context.canvas.height - high);
-    const tops = [y1 >= high ? y1 - high : under, Math.max(0, y1), y2, y2 - high].map((top) => Math.min(top, lowest));
-    const free = (top) => taken.every((label) => left >= label.left + label.wide || label.left >= left + wide || Math.abs(top - label.top) >= Math.max(high, label.high));
-    const top = tops.find((each) => each >= 0 && free(each)) ?? tops[0];
-    taken.push({ left, top, wide, high });
+    const tops = [y1 - high, Math.max(0, Math.min(y1, lowest)), y2, y2 - high].filter((each) => each >= 0 && each <= lowest);
+    const small = boxes.filter((box, other) => other !== index || y2 - y1 < 3 * high);
+    const cost = (each) => {
+      const place = [left, each, left + wide, each + high];
+      const hidden = small.map((box) => shared(place, box) / Math.max(1, shared(box, box))).filter((share) => share > 0.15);
+      return 1000 * taken.some((label) => shared(place, label) > 0) + hidden.reduce((sum, share) => sum + share, 0);
+    };
+    const top = tops.reduce((best, each) => (cost(each) < cost(best) ? each : best));
+    taken.push([left, top, left + wide, top + high]);
     context.fillStyle = colour;
     context.fillRect(left, top, wide, high);
     context.fillStyle = isDark(colour, 150) ? "#fff" : "#000";

@@ -62,7 +62,7 @@ async function analyse(file) {
   } catch (error) {
     if (signal.aborted) return;
     byId("upload-file").value = "";
-    say(error.message, true);
+    say(noAnswer(error), true);
   } finally {
     if (!signal.aborted) hideProgress();
   }

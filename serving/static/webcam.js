@@ -20,6 +20,7 @@ function showState() {
 function showNothing(rate) {
   boxes.getContext("2d").clearRect(0, 0, boxes.width, boxes.height);
   people.show([], "");
+  byId("webcam-nobody").hidden = true; // nothing is known
   byId("webcam-rate").textContent = rate;
 }
 
@@ -98,6 +99,7 @@ async function send(mine) {
       boxes.height = canvas.height;
       drawBoxes(boxes.getContext("2d"), faces, model);
       people.show(faces, model);
+      byId("webcam-nobody").hidden = faces.length > 0;
       count += 1;
       const passed = performance.now() - since;
       if (passed > 1000) {

@@ -568,7 +568,7 @@ def test_small_turned_and_transparent_pictures_have_their_boxes_where_the_faces_
 
 
 def test_nothing_is_drawn_over_the_label_of_somebody_else(page):
-    drawn, labels = page.execute_async_script("""
+    drawn, labels, small, theirs = page.execute_async_script("""
         const done = arguments[0];
         import("/static/common.js").then(({ drawBoxes }) => {
             const canvas = document.createElement("canvas");
@@ -593,11 +593,15 @@ def test_nothing_is_drawn_over_the_label_of_somebody_else(page):
                 const [left, top, wide, high] = labels[0];
                 crowd.push(pen.getImageData(left + 2, top + 2, wide - 4, high - 4).data.join());
             }
-            done([crowd, labels.slice(1)]);
+            const ofCrowd = labels.splice(0).slice(1);
+            const row = [60, 150, 240].map((x) => [x, 100, x + 24, 124]);
+            drawBoxes(pen, row.map((box, index) => ({ ...faces[index], box })), "ferplus-cnn");
+            done([crowd, ofCrowd, row, labels]);
         });
     """)
     picture(page, "crowd")
-    for one, other in itertools.combinations(labels, 2):
+    faces = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in small]
+    for one, other in [*itertools.combinations(labels, 2), *itertools.product(faces, theirs)]:
         beside = one[0] + one[2] <= other[0] or other[0] + other[2] <= one[0]
         assert beside or one[1] + one[3] <= other[1] or other[1] + other[3] <= one[1]
     label = labels[0]

@@ -449,6 +449,19 @@ def test_labels_of_faces_close_together_do_not_hide_each_other():
         assert sum(counts[:3]) == counts[3]
 
 
+def test_labels_hide_no_small_faces_where_there_is_room_beside_them():
+    row = [(60.0 + 60 * number, 100.0, 84.0 + 60 * number, 124.0) for number in range(3)]
+    column = [(60.0, 30.0 + 30 * number, 84.0, 54.0 + 30 * number) for number in range(2)]
+    plain = np.full((240, 640, 3), 90, np.uint8)
+    for boxes in (row, column):
+        live = draw_live(plain, [face(number + 1, box=box, label="glad") for number, box in enumerate(boxes)], ("glad", "sad"))
+        copy = draw_faces(plain, boxes, [f"{number + 1} glad 81%" for number in range(len(boxes))], ["#0072b2"] * len(boxes))
+        for drawn in (live, copy):
+            for x1, y1, x2, y2 in ([round(edge) for edge in box] for box in boxes):
+                assert (drawn[y1 + 3 : y2 - 3, x1 + 3 : x2 - 3] == 90).all()
+            assert (drawn[:, 130:] != 90).any() or boxes is column  # labels are there
+
+
 @pytest.mark.parametrize("label", ["colère", "Ärger", "гнев", "怒り"])
 def test_labels_of_other_scripts_are_written_with_their_letters(label):
     image = np.full((240, 320, 3), 90, np.uint8)
