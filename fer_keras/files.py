@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -63,6 +64,8 @@ def writing_whole(path: str | os.PathLike, *, text: bool = False) -> Iterator[IO
     target = file_to_write(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
+    if len(os.fsencode(temporary.name)) > 255:  # longer than names can be, where the target's own is not
+        temporary = target.with_name(f"{zlib.crc32(os.fsencode(target.name)):08x}.{os.getpid()}.part")
     try:
         file = temporary.open("w", encoding="utf-8", newline="") if text else temporary.open("wb")
         try:

@@ -15,6 +15,14 @@ def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
     assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text() == "new"
 
 
+def test_a_file_with_the_longest_name_that_there_can_be_is_written(tmp_path):
+    names = ["ü" * 125 + end for end in (".txt", ".jpg")]  # 254 bytes
+    with files.writing_whole(tmp_path / names[0], text=True) as one, files.writing_whole(tmp_path / names[1], text=True) as other:
+        one.write("one")
+        other.write("other")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict(zip(names, ("one", "other"), strict=True))
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 @pytest.mark.parametrize("length", [10, 10**6])
 def test_a_file_that_finds_no_room_is_named_and_is_not_blamed_for_another(tmp_path, length):
