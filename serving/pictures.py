@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +74,7 @@ def find_pictures(
     what: str = "picture",
     but: Path | None = None,
     unread: Callable[[OSError], object] = lambda error: None,
+    others: Counter[str] | None = None,
 ) -> list[Picture]:
     """The pictures that paths, folders and patterns name, each once, in the order named, those of a folder by name.
 
@@ -81,7 +83,8 @@ def find_pictures(
     that is named itself is always taken; hidden ones of folders are not, nor programs in TypeScript. Two links to one file are
     two pictures. suffixes: what pictures are called, lower case; `what` says it in errors. but: a folder whose files are taken
     only where it or they are named, since results go there. unread: is given the error of each folder that can't be read, below
-    one that is named or among several that a pattern fits.
+    one that is named or among several that a pattern fits. others: is given how many files of folders are neither pictures nor
+    videos by their names, by suffix.
     Raises DataError where a path does not exist, can't be read or is a pipe or a device, a pattern fits nothing, or a folder has
     no picture.
     """
@@ -103,7 +106,7 @@ def find_pictures(
             raise DataError(f"{text} does not exist; name pictures, folders or patterns such as 'photos/*.jpg'")
         for match in matches:
             single = len(matches) == 1
-            folder = _in_folder(match, recursive, suffixes, but, unread, single) if match.is_dir() else None
+            folder = _in_folder(match, recursive, suffixes, but, unread, single, others) if match.is_dir() else None
             inside = [Picture(match, Path(match.name))] if folder is None else list(folder)
             if not inside and single:
                 more = "" if recursive else "; with --recursive its folders are searched too"
@@ -134,7 +137,13 @@ def real(path: Path) -> Path:
 
 
 def _in_folder(
-    folder: Path, recursive: bool, suffixes: tuple[str, ...], but: Path | None, unread: Callable[[OSError], object], needed: bool
+    folder: Path,
+    recursive: bool,
+    suffixes: tuple[str, ...],
+    but: Path | None,
+    unread: Callable[[OSError], object],
+    needed: bool,
+    others: Counter[str] | None,
 ) -> Iterator[Picture]:
     """needed: whether the folder itself has to be readable, while those below it never have to."""
 
@@ -162,6 +171,8 @@ def _in_folder(
             called_so = name.lower().endswith(suffixes) and not name.startswith(".") and not is_pipe_or_device(path)
             if called_so and not _is_typescript(path):
                 yield Picture(path, path.relative_to(folder))
+            elif others is not None and not name.startswith(".") and not name.lower().endswith(_KNOWN):
+                others[path.suffix.lower() or "no suffix"] += 1
 
 
 def predict_pictures(

@@ -131,7 +131,8 @@ def _command(args: argparse.Namespace) -> int:
     if args.weights is not None and args.combine != "weighted":
         raise ConfigError("--weights are for --combine weighted")
     unread: list[str] = []
-    files, of_videos = _find(args, unread)
+    others: Counter[str] = Counter()
+    files, of_videos = _find(args, unread, others)
     _check_options(args, of_videos)
     args.detector = args.detector or DETECTOR
     copies = plan_copies(files, Path(args.draw), VIDEO_COPIES if of_videos else PICTURE_COPIES) if args.draw else {}
@@ -152,13 +153,16 @@ def _command(args: argparse.Namespace) -> int:
     code = (_videos if of_videos else _pictures)(files, recognizer, detector, copies, args)
     if unread:
         print(f"{_count(len(unread), 'folder')} could not be read; the warnings above say why")
+    if others:
+        kinds = ", ".join(f"{outputs.shown(suffix)} {count}" for suffix, count in others.most_common(5))
+        print(f"{_count(others.total(), 'file')} of other kinds in the folders skipped: {kinds}")
     return code
 
 
-def _find(args: argparse.Namespace, unread: list[str]) -> tuple[list[Picture], bool]:
+def _find(args: argparse.Namespace, unread: list[str], others: Counter[str]) -> tuple[list[Picture], bool]:
     """The files to read, and whether they are videos; never both, since their tables have other columns.
 
-    unread: is given the folders that can't be read, which are told.
+    unread: is given the folders that can't be read, which are told. others: how many other files the folders have.
     """
 
     def tell(error: OSError) -> None:
@@ -171,7 +175,7 @@ def _find(args: argparse.Namespace, unread: list[str]) -> tuple[list[Picture], b
         "videos": (videos.VIDEO_SUFFIXES, "video"),
     }[args.only]
     but = Path(args.draw) if args.draw else None
-    files = find_pictures(args.paths, args.recursive, suffixes, what, but, tell)
+    files = find_pictures(args.paths, args.recursive, suffixes, what, but, tell, others)
     if args.only is not None:
         # A file that is named itself is taken whatever it is called, unless it is called like the other kind.
         others = videos.VIDEO_SUFFIXES if args.only == "pictures" else IMAGE_SUFFIXES

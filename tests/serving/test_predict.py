@@ -163,7 +163,8 @@ def test_a_folder_gives_a_line_for_everything_in_it(models, album, here, capsys)
     assert "can't be read as a picture" in found[3]["error"]
     assert any("c.png" in line and "no face found" in line for line in lines)
     assert any("d.jpg" in line and "can't be read" in line for line in lines)
-    assert lines[-4] == "2 faces in 4 pictures; 1 without a face; 1 could not be read"
+    assert lines[-5] == "2 faces in 4 pictures; 1 without a face; 1 could not be read"
+    assert lines[-1] == "1 file of other kinds in the folders skipped: .txt 1"
     # The camera's turn is undone: the face lies where it does in the upright photograph.
     upright, turned = ([float(row[name]) for name in ("x1", "y1", "x2", "y2")] for row in found[:2])
     np.testing.assert_allclose(turned, upright, atol=12)
@@ -487,6 +488,20 @@ def test_the_list_of_drawn_copies_can_be_read_after_the_disk_was_full(here):
     again.refuse_strangers(copies[:2])
     with pytest.raises(ConfigError, match="2.png, which is no drawn copy"):
         again.refuse_strangers(copies)
+
+
+def test_files_of_folders_that_are_not_read_are_counted(models, here, capsys):
+    (here / "in" / "more").mkdir(parents=True)
+    for name in ("a.png", "film.mp4", "b.HEIC", "c.heic", "notes", ".hidden.heic", "more/d.heic"):
+        (here / "in" / name).write_bytes(b"")
+    Image.new("L", (32, 32), 90).save(here / "in" / "a.png")
+    words = ["--model", models / "grey", "--crop", "none", "--only", "pictures"]
+    code, lines, _ = run(capsys, "in", *words)
+    assert code == 0 and lines[-1] == "3 files of other kinds in the folders skipped: .heic 2, no suffix 1"
+    assert (
+        run(capsys, "in", *words, "--recursive")[1][-1] == "4 files of other kinds in the folders skipped: .heic 3, no suffix 1"
+    )
+    assert "other kinds" not in run(capsys, "in/a.png", *words)[1][-1]
 
 
 def test_a_name_does_nothing_to_the_terminal_and_is_whole_in_the_table(models, here, capsys):
