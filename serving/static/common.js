@@ -154,12 +154,12 @@ export function enlargement(width, height) {
   return Math.max(1, Math.min(Math.ceil(320 / Math.min(width, height)), Math.floor(4096 / Math.max(width, height))));
 }
 
-// Boxes as the server draws them into its stream, and over all of them their labels, which no other box may cross out, nor, where
-// there is room, another label.
-// scale: from the picture's pixels to the canvas's.
 // The area that two boxes both cover.
 const shared = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
 
+// Boxes as the server draws them into its stream, and over all of them their labels, which no other box may cross out, nor, where
+// there is room, another label.
+// scale: from the picture's pixels to the canvas's.
 export function drawBoxes(context, faces, model, scale = 1) {
   // Letters are to be read on the page, which shows a large canvas much smaller; how wide a hidden one will be is a guess.
   const { width, height } = context.canvas.getBoundingClientRect(); // an upright picture is not as wide as its box
