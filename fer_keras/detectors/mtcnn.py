@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -41,7 +41,7 @@ _SMALLER_BY_PX = 20
 _SMALLEST_LEVEL = 11  # pixels; of less P-net makes nothing
 _FRAME_SIZES_KEPT = 4
 #: Batches are padded to one of these, since a runtime prepares itself for each size that it meets; larger ones are cut up.
-_BATCHES = (1, 2, 3, 4, 6, *range(8, 65, 8))
+_BATCHES = (1, 2, 3, 4, 6, *range(8, 65, 8), *range(80, 257, 16))
 
 _Share = TypeVar("_Share")
 
@@ -83,9 +83,9 @@ class MtcnnDetector:
             if frame is None:
                 return []
             boxes = _squared(_proposals(frame, frame.answers(image_rgb, self._helpers)))
-            image = _four_channels(image_rgb)
-            boxes = _squared(self._refined(image, boxes))
-            found = _detections(*self._output(image, boxes), image_rgb.shape)
+            picture = self._networks.prepared(image_rgb)
+            boxes = _squared(self._refined(picture, boxes))
+            found = _detections(*self._output(picture, boxes), image_rgb.shape)
         return [face for face in found if _longer_side(face) >= self.min_face_px - _SMALLER_BY_PX]
 
     def refine(self, image_rgb: np.ndarray, boxes_xyxy_px: Sequence[Sequence[float]]) -> list[Detection | None]:
@@ -105,8 +105,7 @@ class MtcnnDetector:
         if not len(boxes) or not image_rgb.size:
             return [None] * len(boxes)
         with self._one_at_a_time:
-            image = _four_channels(image_rgb)
-            answers = _in_batches(self._networks.output_net, image, _squared(boxes), 48)
+            answers = _in_batches(self._networks.output_net, self._networks.prepared(image_rgb), _squared(boxes))
         boxes, landmarks, scores = _adjusted(_squared(boxes), answers)
         found: list[Detection | None] = []
         for row in range(len(boxes)):
@@ -131,15 +130,15 @@ class MtcnnDetector:
             self._frames.popitem(last=False)
         return frame
 
-    def _refined(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        answers = _in_batches(self._networks.refine_net, image, boxes, 24)
+    def _refined(self, picture: Any, boxes: np.ndarray) -> np.ndarray:
+        answers = _in_batches(self._networks.refine_net, picture, boxes)
         scores = _sigmoid(answers[:, 4])
         boxes = _moved(boxes, answers[:, :4], 1)
         order = _best_first(scores, scores > _MIN_SCORES["refine"])
         return boxes[order][_survivors(boxes[order], _MAX_OVERLAPS["refine"])]
 
-    def _output(self, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        answers = _in_batches(self._networks.output_net, image, boxes, 48)
+    def _output(self, picture: Any, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        answers = _in_batches(self._networks.output_net, picture, boxes)
         boxes, landmarks, scores = _adjusted(boxes, answers)
         order = _best_first(scores, scores > _MIN_SCORES["output"])
         order = order[_survivors(boxes[order], _MAX_OVERLAPS["output"], of_smaller=True)]
@@ -217,7 +216,7 @@ class _Frame:
 
     def answers(self, image_rgb: np.ndarray, helpers: Executor) -> np.ndarray:
         """P-net's answers at all levels: float32 (n, 5)."""
-        image = image_rgb.astype(np.float32).reshape(len(image_rgb), -1)
+        image = np.subtract(image_rgb, np.float32(MEAN), dtype=np.float32).reshape(len(image_rgb), -1)
         return np.concatenate(_together(lambda part: part.network(part.pictures(image)), self.parts, helpers))
 
 
@@ -271,13 +270,13 @@ def _proposals(frame: _Frame, answers: np.ndarray) -> np.ndarray:
     return boxes[kept][_survivors(boxes[kept], _MAX_OVERLAPS["proposal"])]
 
 
-def _in_batches(network: PatchNetwork, image: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
-    """The network's answers for the pictures in the boxes."""
+def _in_batches(network: PatchNetwork, picture: Any, boxes: np.ndarray) -> np.ndarray:
+    """The network's answers for what is in the boxes."""
 
     def answers(some: np.ndarray) -> np.ndarray:
-        patches = np.full((next(each for each in _BATCHES if each >= len(some)), size, size, 4), MEAN, np.float32)
-        patches[: len(some)] = _patches(image, some, size)
-        return network(patches)[: len(some)]
+        padded = np.zeros((next(each for each in _BATCHES if each >= len(some)), 4))
+        padded[: len(some)] = some
+        return network(picture, padded)[: len(some)]
 
     starts = range(0, max(len(boxes), 1), _BATCHES[-1])
     return np.concatenate([answers(boxes[start : start + _BATCHES[-1]]) for start in starts])
@@ -295,51 +294,6 @@ def _fair_shares(costs: Sequence[float]) -> list[list[int]]:
     for number in sorted(range(len(costs)), key=lambda number: -costs[number]):
         min(shares, key=lambda share: sum(costs[each] for each in share)).append(number)
     return shares
-
-
-def _four_channels(image_rgb: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 3) -> uint8 (h, w, 4), so that a pixel can be taken as one number of four bytes."""
-    import cv2
-
-    return cv2.cvtColor(image_rgb, cv2.COLOR_RGB2RGBA)
-
-
-def _patches(image: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
-    """Cut out and resize as `tf.image.crop_and_resize` does with boxes divided by the picture's size: bilinear, grey outside.
-
-    image: uint8 (h, w, 4). boxes: (n, 4). Returns float32 (n, size, size, 4), x-major.
-    """
-    height, width = image.shape[:2]
-    pixels = image.view(np.uint32).reshape(-1)
-    steps = np.linspace(0, 1, size)
-
-    def places(low: np.ndarray, high: np.ndarray, length: int) -> tuple[np.ndarray, ...]:
-        at = (low[:, None] + (high - low)[:, None] * steps) * ((length - 1) / length)
-        inside = (at >= 0) & (at <= length - 1)
-        before = np.clip(np.floor(at), 0, length - 1)
-        after = np.minimum(before + 1, length - 1)
-        return before.astype(np.int64), after.astype(np.int64), (at - before).astype(np.float32), inside
-
-    left, right, along_x, inside_x = places(boxes[:, 0], boxes[:, 2], width)
-    upper, lower, along_y, inside_y = places(boxes[:, 1], boxes[:, 3], height)
-
-    def take(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return pixels.take(x[:, :, None] + y[:, None, :] * width).view(np.uint8).astype(np.float32)
-
-    def between(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
-        second -= first
-        second *= share
-        first += second
-        return first
-
-    # Channels are kept within the last axis, since NumPy is slow with an innermost axis of four.
-    along_x, along_y = along_x[:, :, None], np.repeat(along_y, 4, axis=1)[:, None, :]
-    above = between(take(left, upper), take(right, upper), along_x)
-    below = between(take(left, lower), take(right, lower), along_x)
-    result = between(above, below, along_y).reshape(-1, size, size, 4)
-    if not (inside_x.all() and inside_y.all()):
-        result[~(inside_x[:, :, None] & inside_y[:, None, :])] = MEAN
-    return result
 
 
 def _adjusted(boxes: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
 """The three networks of MTCNN with the weights of the `mtcnn` package, compiled by TensorFlow or OpenVINO.
 
-Each network is described once, in a vocabulary of six words that both runtimes speak. All arrays are x-major: (..., x, y,
-channels), which is how the fully connected layers were trained (the weights come from Matlab), with pixels 0..255. Patches,
-the input of R-net and O-net, have a fourth channel that is not looked at: pixels of four bytes are quick to gather.
+Each network is described once, in a vocabulary of seven words that both runtimes speak. Pixels are 0..255, less MEAN. What the
+convolutions see is x-major: (..., x, y, channels), which is how the fully connected layers were trained (the weights come from
+Matlab). R-net and O-net cut what they look at out of the picture themselves.
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ import numpy as np
 from fer_keras.errors import FerError
 from fer_keras.runtime import choose_runtime, compile_openvino
 
-#: How a pixel comes to the networks: (value - MEAN) / SPAN. It is folded into their first layers.
-MEAN, SPAN = 127.5, 128.0
+#: Grey: pixels are given to the networks less this.
+MEAN = 127.5
+_SPAN = 128.0  # and the networks divide them by this, which is folded into their first layers
 #: So many threads share the levels of a pyramid, each with a P-net of its own.
 CALLERS = 2
 
 _Arrays = list[np.ndarray]
 #: Pictures of each level, float32 (1, x, y, 3) -> float32 (cells of all levels end to end, 5): box offsets, logit of "face".
 ProposalNetwork = Callable[[Sequence[np.ndarray]], np.ndarray]
-#: float32 (n, x, y, 4) -> float32 (n, outputs).
-PatchNetwork = Callable[[np.ndarray], np.ndarray]
+#: A prepared picture, boxes (n, 4) in pixels -> float32 (n, outputs).
+PatchNetwork = Callable[[Any, np.ndarray], np.ndarray]
 
 
 class MtcnnNetworks:
     """P-net for any pyramid, R-net and O-net.
 
-    refine_net: (n, 24, 24, 4) -> (n, 5): box offsets, logit. output_net: (n, 48, 48, 4) -> (n, 15): box offsets, landmarks
-    (five x, five y), logit. runtime: as in `create_detector`.
+    prepared: uint8 (h, w, 3) -> the picture as refine_net and output_net take it, whatever that is.
+    refine_net: what is in n boxes -> (n, 5): box offsets, logit. output_net: -> (n, 15): box offsets, landmarks (five x, five
+    y), logit. Outside the picture there is grey. runtime: as in `create_detector`.
     Raises FerError where the package is missing.
     """
 
     def __init__(self, runtime: str = "auto") -> None:
         self.runtime = choose_runtime(runtime)
-        self._weights = {
-            name: _prepared(_load_weights(name), channels) for name, channels in (("pnet", 3), ("rnet", 4), ("onet", 4))
-        }
+        self._weights = {name: _prepared(_load_weights(name)) for name in ("pnet", "rnet", "onet")}
         self._engine = _OpenVino if self.runtime == "openvino" else _TensorFlow
+        self.prepared: Callable[[np.ndarray], Any] = self._engine.prepared
         self.refine_net: PatchNetwork = self._patch_network(_refine_net, self._weights["rnet"], 24)
         self.output_net: PatchNetwork = self._patch_network(_output_net, self._weights["onet"], 48)
 
@@ -73,7 +74,7 @@ class MtcnnNetworks:
         return ops.rows(_proposal_net(ops, self._weights["pnet"], level), 5)
 
     def _patch_network(self, network: Callable, weights: _Arrays, size: int) -> PatchNetwork:
-        return self._engine.compile(lambda ops, patches: network(ops, weights, patches), [(None, size, size, 4)], callers=1)
+        return self._engine.compile_for_patches(lambda ops, patches: network(ops, weights, patches), size)
 
 
 # What the package's keras.Models are (mtcnn/network/*.py), in the order of their weights. Heads that share an input are one
@@ -139,13 +140,10 @@ def _load_weights(name: str) -> _Arrays:
         ) from error
 
 
-def _prepared(weights: _Arrays, channels: int) -> _Arrays:
-    """x-major kernels; the first takes pixels 0..255, in the first three of so many channels."""
+def _prepared(weights: _Arrays) -> _Arrays:
+    """x-major kernels; the first takes pixels less MEAN."""
     weights = [each.transpose(1, 0, 2, 3) if each.ndim == 4 else each for each in weights]
-    kernel, bias = weights[0] / SPAN, weights[1] - MEAN / SPAN * weights[0].sum(axis=(0, 1, 2))
-    unused = np.zeros((*kernel.shape[:2], channels - 3, kernel.shape[3]))
-    weights[0] = np.concatenate([kernel, unused], axis=2)
-    weights[1] = bias
+    weights[0] = weights[0] / _SPAN
     return [np.ascontiguousarray(each, np.float32) for each in weights]
 
 
@@ -156,6 +154,26 @@ class _TensorFlow:
         import tensorflow as tf
 
         self._tf = tf
+
+    @staticmethod
+    def prepared(image_rgb: np.ndarray) -> Any:
+        import tensorflow as tf
+
+        with tf.device("CPU:0"):
+            return tf.cast(image_rgb[None], tf.float32) - MEAN
+
+    @staticmethod
+    def compile_for_patches(network: Callable, size: int) -> PatchNetwork:
+        def of_picture(ops: _TensorFlow, picture: Any, boxes: Any) -> Any:
+            return network(ops, ops.patches(picture, boxes, size))
+
+        run = _TensorFlow.compile(of_picture, [(1, None, None, 3), (None, 4)], callers=1)
+
+        def answers(picture: Any, boxes: np.ndarray) -> np.ndarray:
+            height, width = picture.shape[1:3]
+            return run(picture, (boxes[:, [1, 0, 3, 2]] / [height, width, height, width]).astype(np.float32))
+
+        return answers
 
     @staticmethod
     def compile(network: Callable, shapes: list[tuple], callers: int) -> Callable[..., np.ndarray]:
@@ -170,9 +188,13 @@ class _TensorFlow:
 
         def run(*arrays: np.ndarray) -> np.ndarray:
             with tf.device("CPU:0"):
-                return function(*map(tf.constant, arrays)).numpy()
+                return function(*map(tf.convert_to_tensor, arrays)).numpy()
 
         return run
+
+    def patches(self, picture: Any, boxes: Any, size: int) -> Any:
+        numbers = self._tf.zeros(self._tf.shape(boxes)[:1], self._tf.int32)
+        return self._tf.transpose(self._tf.image.crop_and_resize(picture, boxes, numbers, (size, size)), (0, 2, 1, 3))
 
     def conv(self, x: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
         return self._tf.nn.bias_add(self._tf.nn.conv2d(x, kernel, 1, "VALID"), bias)
@@ -202,16 +224,47 @@ class _OpenVino:
         self._ops = opset13
 
     @staticmethod
+    def prepared(image_rgb: np.ndarray) -> np.ndarray:
+        """float32 (1, 3, h, w)."""
+        import cv2
+
+        planes = np.empty((1, 3, *image_rgb.shape[:2]), np.float32)
+        for plane, channel in zip(planes[0], cv2.split(image_rgb), strict=True):
+            np.subtract(channel, np.float32(MEAN), out=plane, dtype=np.float32)
+        return planes
+
+    @staticmethod
+    def compile_for_patches(network: Callable, size: int) -> PatchNetwork:
+        def of_picture(picture: Any, places: Any) -> Any:
+            ops = _OpenVino()
+            return network(ops, ops.patches(picture, places, size))
+
+        run = _OpenVino._compiled(of_picture, [(1, 3, None, None), (1, None, size, 2)], callers=1)
+        return lambda picture, boxes: run(picture, _places(boxes, size, *picture.shape[2:]))
+
+    @staticmethod
     def compile(network: Callable, shapes: list[tuple], callers: int) -> Callable[..., np.ndarray]:
+        from openvino import opset13 as ops
+
+        def of_pictures(*pictures: Any) -> Any:
+            return network(_OpenVino(), *(ops.transpose(each, np.array([0, 3, 1, 2])) for each in pictures))
+
+        return _OpenVino._compiled(of_pictures, shapes, callers)
+
+    @staticmethod
+    def _compiled(network: Callable, shapes: list[tuple], callers: int) -> Callable[..., np.ndarray]:
         import openvino as ov
         from openvino import opset13 as ops
 
         inputs = [ops.parameter([-1 if length is None else length for length in shape], np.float32) for shape in shapes]
-        channels_first = [ops.transpose(each, np.array([0, 3, 1, 2])) for each in inputs]
-        model = ov.Model([network(_OpenVino(), *channels_first)], inputs)
-        request = compile_openvino(model, callers=callers).create_infer_request()
+        request = compile_openvino(ov.Model([network(*inputs)], inputs), callers=callers).create_infer_request()
         # The answer is copied, since the next call writes into the same memory.
         return lambda *arrays: request.infer(list(arrays), share_inputs=True)[0]
+
+    def patches(self, picture: Any, places: Any, size: int) -> Any:
+        how = {"align_corners": False, "mode": "bilinear", "padding_mode": "zeros"}
+        patches = self._ops.reshape(self._ops.grid_sample(picture, places, how), np.array([3, -1, size, size]), False)
+        return self._ops.transpose(patches, np.array([1, 0, 2, 3]))
 
     def conv(self, x: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
         kernel = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
@@ -233,3 +286,21 @@ class _OpenVino:
 
     def concat(self, parts: list) -> Any:
         return self._ops.concat(parts, 0)
+
+
+def _places(boxes: np.ndarray, size: int, height: int, width: int) -> np.ndarray:
+    """Where `tf.image.crop_and_resize`, given boxes divided by the picture's size, looks, as GridSample wants it.
+
+    boxes: (n, 4). Returns float32 (1, n * size, size, 2): x and y of each pixel of each patch, x-major; -1 and 1 are the edges of
+    the picture. What is outside the middles of its outer pixels is far outside here, so that none of them has a part in it.
+    """
+    steps = np.linspace(0, 1, size)
+
+    def along(low: np.ndarray, high: np.ndarray, length: int) -> np.ndarray:
+        at = (low[:, None] + (high - low)[:, None] * steps) * ((length - 1) / length)
+        return np.where((at >= 0) & (at <= length - 1), (2 * at + 1) / length - 1, -9)
+
+    places = np.empty((len(boxes), size, size, 2), np.float32)
+    places[..., 0] = along(boxes[:, 0], boxes[:, 2], width)[:, :, None]
+    places[..., 1] = along(boxes[:, 1], boxes[:, 3], height)[:, None, :]
+    return places.reshape(1, -1, size, 2)
